@@ -1,0 +1,239 @@
+"""Quantization parameters, and the conversion between floats and integers that they define.
+
+A real value is `r = scale * (q - zero_point)`, with one scale for the whole tensor or one per index of an axis.
+Rounding is half to even, conversion saturates, NaN is an error: the numbers are those of ONNX QuantizeLinear and
+DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DTYPES = tuple(np.dtype(name) for name in ("uint8", "int8", "int32"))
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class QParams:
+    """How integers stand for reals: `r = scale * (q - zero_point)`, with `qmin <= q <= qmax`.
+
+    scale: float32 array, 0-d (per tensor) or 1-d (one per index of `axis`); finite and positive.
+    zero_point: int32 array of the same shape, each within the range of `dtype`.
+    dtype: uint8 or int8; int32 for biases.
+    axis: the quantization axis when `scale` is 1-d, else None. Negative axes count from the end.
+    qmin, qmax: bounds that quantization saturates to; the full range of `dtype` unless given.
+
+    Immutable. ValueError or TypeError when an argument breaks these rules.
+
+    >>> QParams(0.5, 3)
+    QParams(scale=0.5, zero_point=3, dtype=uint8, axis=None, qmin=0, qmax=255)
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    dtype: np.dtype[Any]
+    axis: int | None
+    qmin: int
+    qmax: int
+
+    def __init__(
+        self,
+        scale: npt.ArrayLike,
+        zero_point: npt.ArrayLike = 0,
+        dtype: npt.DTypeLike = "uint8",
+        axis: int | None = None,
+        qmin: int | None = None,
+        qmax: int | None = None,
+    ) -> None:
+        integer = _quantized_dtype(dtype)
+        limits = np.iinfo(integer)
+        scales = _checked_scale(scale, axis)
+        zeros = _checked_zero_point(zero_point, scales.shape, limits)
+        low = limits.min if qmin is None else operator.index(qmin)
+        high = limits.max if qmax is None else operator.index(qmax)
+        if not limits.min <= low < high <= limits.max:
+            allowed = f"{limits.min} <= qmin < qmax <= {limits.max}"
+            raise ValueError(f"qmin, qmax: expected {allowed}, got {low} and {high}")
+        values = (scales, zeros, integer, axis, low, high)
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+
+    def aligned(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point shaped to broadcast against an array of `ndim` dimensions."""
+        if self.axis is None:
+            return self.scale, self.zero_point
+        shape = [1] * ndim
+        shape[normalized_axis(self.axis, ndim)] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, QParams):
+            return NotImplemented
+        return (
+            (self.dtype, self.axis, self.qmin, self.qmax) == (other.dtype, other.axis, other.qmin, other.qmax)
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero_point, other.zero_point)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"QParams({described(self)}, qmin={self.qmin}, qmax={self.qmax})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return QParams, (self.scale, self.zero_point, self.dtype, self.axis, self.qmin, self.qmax)
+
+
+def choose_qparams(
+    lo: npt.ArrayLike,
+    hi: npt.ArrayLike,
+    dtype: npt.DTypeLike = "uint8",
+    symmetric: bool | None = None,
+    reduce_range: bool = False,
+    *,
+    axis: int | None = None,
+    qmax: int | None = None,
+) -> QParams:
+    """Parameters that cover the reals from `lo` to `hi` (scalars, or 1-d arrays with `axis`), and 0.
+
+    symmetric: zero point in the middle of the range (0 for int8); by default for int8 only. The range is then
+    [-127, 127] for int8. Otherwise scale and zero point are those of ONNX DynamicQuantizeLinear, in float32.
+    reduce_range: 7 bits: uint8 up to 127, int8 symmetric within [-64, 64], asymmetric within [-64, 63].
+    qmax: the largest integer to use, instead of `reduce_range`.
+
+    A range of zero width has scale 1. ValueError when a bound is not finite, or `lo > hi`.
+
+    >>> choose_qparams(-1.0, 3.0).zero_point
+    array(64, dtype=int32)
+    """
+    integer = _quantized_dtype(dtype)
+    if integer == np.int32:
+        raise ValueError("dtype: expected uint8 or int8, got int32")
+    low, high = np.asarray(lo, np.float32), np.asarray(hi, np.float32)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"lo, hi: the range to quantize must be finite float32, got {lo!r} to {hi!r}")
+    if (low > high).any():
+        raise ValueError(f"lo, hi: need lo <= hi, got {lo!r} and {hi!r}")
+    low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+    if symmetric is None:
+        symmetric = integer == np.int8
+    bottom, top = _integer_range(integer, symmetric, reduce_range, qmax)
+    with np.errstate(over="ignore", under="ignore"):
+        if symmetric:
+            middle = 0 if integer == np.int8 else (top + 1) // 2
+            scale = np.asarray(np.maximum(-low, high) / np.float32(top - middle))
+        else:
+            scale = np.asarray((high - low) / np.float32(top - bottom))
+        if not np.isfinite(scale).all():
+            raise ValueError(f"lo, hi: the width of the range overflows float32, got {lo!r} to {hi!r}")
+        scale = np.where(scale > 0, scale, np.float32(1))
+        if symmetric:
+            zero_point = np.full(scale.shape, middle)
+        else:
+            zero_point = np.rint(np.clip(bottom - low / scale, bottom, top)).astype(np.int32)
+    return QParams(scale, zero_point, integer, axis, bottom, top)
+
+
+def quantize_array(x: np.ndarray, params: QParams) -> np.ndarray:
+    """Integers of `params.dtype` for float32 `x`, in the memory order of `x`; ValueError on NaN."""
+    scale, zero_point = params.aligned(x.ndim)
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.rint(np.asarray(x / scale))
+    if np.isnan(rounded).any():
+        raise ValueError("x: expected real numbers, got NaN")
+    # In float64 the sum with a zero point is exact, and so are the bounds of int32.
+    return np.clip(rounded.astype(np.float64) + zero_point, params.qmin, params.qmax).astype(params.dtype)
+
+
+def dequantize_array(q: np.ndarray, params: QParams) -> np.ndarray:
+    """Reals for integers `q`, as float32, in the memory order of `q`."""
+    scale, zero_point = params.aligned(q.ndim)
+    difference = np.subtract(q, zero_point, dtype=np.int64)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(difference.astype(np.float32) * scale)
+
+
+def as_float32(name: str, x: npt.ArrayLike) -> np.ndarray:
+    """`x` as a float32 array; TypeError naming the argument when it does not hold real numbers."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    with np.errstate(over="ignore", under="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
+def normalized_axis(axis: int, ndim: int) -> int:
+    """`axis` counted from the front; ValueError when there is no such dimension."""
+    if not -ndim <= operator.index(axis) < ndim:
+        raise ValueError(f"axis: expected {-ndim} to {ndim - 1} for {ndim} dimensions, got {axis}")
+    return axis % ndim
+
+
+def described(params: QParams) -> str:
+    """The fields that QParams and QTensor show alike."""
+
+    def shown(array: np.ndarray) -> str:
+        return np.array2string(array, threshold=6, edgeitems=2, separator=", ")
+
+    scale, zero_point = shown(params.scale), shown(params.zero_point)
+    return f"scale={scale}, zero_point={zero_point}, dtype={params.dtype}, axis={params.axis}"
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view of the array that cannot be written through."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+def _quantized_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """The dtype as one of uint8, int8, int32."""
+    try:
+        integer = np.dtype(dtype)
+    except TypeError:
+        integer = None  # a name NumPy does not know: reported below, like every other wrong dtype
+    if integer not in DTYPES:
+        raise ValueError(f"dtype: expected uint8, int8 or int32, got {dtype!r}")
+    return integer
+
+
+def _checked_scale(scale: npt.ArrayLike, axis: int | None) -> np.ndarray:
+    scales = as_float32("scale", scale)
+    if scales.ndim != (0 if axis is None else 1):
+        allowed = "a single number without an axis, a 1-d array with one"
+        raise ValueError(f"scale: expected {allowed}, got shape {scales.shape} and axis {axis}")
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError(f"scale: expected finite float32 numbers above 0, got {scale!r}")
+    return read_only(scales)
+
+
+def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limits: np.iinfo) -> np.ndarray:
+    zeros = np.asarray(zero_point)
+    if zeros.dtype.kind not in "iu" and zeros.size:
+        raise TypeError(f"zero_point: expected integers, got {zeros.dtype}")
+    if zeros.shape not in ((), shape):
+        raise ValueError(f"zero_point: expected one, or as many as scales {shape}, got shape {zeros.shape}")
+    if ((zeros < limits.min) | (zeros > limits.max)).any():
+        raise ValueError(f"zero_point: expected {limits.min} to {limits.max}, got {zero_point!r}")
+    return read_only(np.broadcast_to(zeros.astype(np.int32), shape))
+
+
+def _integer_range(
+    dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qmax: int | None
+) -> tuple[int, int]:
+    """(qmin, qmax) to use for a dtype; see `choose_qparams`."""
+    if qmax is not None and reduce_range:
+        raise ValueError("qmax, reduce_range: each sets the range, give one of them")
+    signed = dtype == np.int8
+    if reduce_range:
+        qmax = 127 if not signed else 64 if symmetric else 63
+    top = operator.index(qmax) if qmax is not None else int(np.iinfo(dtype).max)
+    if not 0 < top <= np.iinfo(dtype).max:
+        raise ValueError(f"qmax: expected 1 to {np.iinfo(dtype).max} for {dtype}, got {qmax}")
+    if not signed:
+        return 0, top
+    return (-top if symmetric else -top - 1), top
