@@ -17,8 +17,8 @@ class FormatError(ValueError):
 class UnsupportedOperator(NotImplementedError):
     """An ONNX operator that cannot run. Raised when a model is loaded, before anything runs.
 
-    Attributes: `node` (its name), `operator` (op_type, with its domain unless that is ONNX's own), `opset` and
-    `reason` (empty, or what about the node is not supported).
+    Attributes: `node` (its name), `operator` (op_type, with its domain unless that is ONNX's own), `opset`
+    and `reason` (empty, or what about the node is not supported).
 
     >>> raise UnsupportedOperator("conv_7", "com.acme.Conv", 17)
     Traceback (most recent call last):

@@ -1,8 +1,8 @@
 """Quantization parameters, and the conversion between floats and integers that they define.
 
-A real value is `r = scale * (q - zero_point)`, with one scale for the whole tensor or one per index of an axis.
-Rounding is half to even, conversion saturates, NaN is an error: the numbers are those of ONNX QuantizeLinear and
-DequantizeLinear.
+A real value is `r = scale * (q - zero_point)`, with one scale for the whole tensor or one per index of an
+axis. Rounding is half to even, conversion saturates, NaN is an error: the numbers are those of ONNX
+QuantizeLinear and DequantizeLinear.
 """
 
 from __future__ import annotations

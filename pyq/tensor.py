@@ -28,11 +28,11 @@ Index: TypeAlias = int | slice | EllipsisType | None
 class QTensor:
     """An integer array with its quantization parameters. Immutable: the arrays it hands out are read-only.
 
-    data: uint8, int8 or int32 array; it is viewed, not copied. scale, zero_point, axis: as in `QParams`; a 1-d
-    scale needs one entry for each index of `axis`.
+    data: uint8, int8 or int32 array; it is viewed, not copied. scale, zero_point, axis: as in `QParams`;
+    a 1-d scale needs one entry for each index of `axis`.
 
-    `==` compares whole tensors and gives one bool. Indexing takes integers, slices, `...` and `None`, and slices
-    the scale along with the data. Conversion to a float array happens only on request, by `dequantize()`.
+    `==` compares whole tensors and gives one bool. Indexing takes integers, slices, `...` and `None`, and
+    slices the scale along with the data. A float array is made only on request, by `dequantize()`.
 
     >>> QTensor(np.array([[1, 2], [3, 4]], np.int8), scale=[0.5, 0.25], axis=1)[:, 1].dequantize()
     array([0.5, 1. ], dtype=float32)
@@ -164,9 +164,9 @@ def quantize(
 ) -> QTensor:
     """Quantize reals: `q = saturate(rne(x / scale) + zero_point)`, the division in float32.
 
-    x: real array, taken as float32. dtype: "uint8" or "int8", with parameters chosen from the range of `x` (for
-    each index of `axis`, if given) by `choose_qparams`, which explains the other arguments; or a `QParams` to use
-    as it is. ValueError when `x` has a NaN, or is infinite and the range is to be chosen.
+    x: real array, taken as float32. dtype: "uint8" or "int8", with parameters chosen from the range of `x`
+    (for each index of `axis`, if given) by `choose_qparams`, which explains the other arguments; or a
+    `QParams` to use as it is. ValueError when `x` has a NaN, or is infinite and the range is to be chosen.
 
     >>> quantize([0.0, 0.5, 1.0]).data
     array([  0, 127, 255], dtype=uint8)

@@ -1,0 +1,220 @@
+"""The oracle: integer-exact NumPy versions of every operation, short and obvious, and the float convolution.
+
+Integer products are summed in float64, so that BLAS does the work, and yet exactly: a product of two 8-bit
+differences is at most 255 * 255, so every partial sum of K of them, in any order, is an integer of at most
+K * 65025, and float64 holds all integers up to 2**53: enough for any K below 1.3e11. The sums are then
+reduced modulo 2**32, which is what int32 accumulators that wrap around give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyq.qparams import QParams, dequantize_array, quantize_array
+
+if TYPE_CHECKING:
+    from pyq.backends import ConvGeometry, Epilogue
+    from pyq.packing import PackedWeight
+
+_ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+
+
+def matmul_integer(
+    a: np.ndarray, b: np.ndarray, a_zero_point: npt.ArrayLike = 0, b_zero_point: npt.ArrayLike = 0
+) -> np.ndarray:
+    """int32 `sum_k (a[m, k] - a_zero_point) * (b[k, n] - b_zero_point)`, modulo 2**32.
+
+    a: 8-bit integers [..., M, K]; b: [..., K, N]; the zero points broadcast against them.
+
+    >>> matmul_integer(np.array([[1, 2]], np.uint8), np.array([[3], [4]], np.int8), 1)
+    array([[4]], dtype=int32)
+    """
+    return _wrapped(np.matmul(_difference(a, a_zero_point), _difference(b, b_zero_point)))
+
+
+def conv_integer(
+    x: np.ndarray,
+    w: np.ndarray,
+    x_zero_point: int = 0,
+    w_zero_point: npt.ArrayLike = 0,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+) -> np.ndarray:
+    """int32 convolution of 8-bit integers, modulo 2**32; padding has the value `x_zero_point`.
+
+    x: [N, C, *spatial]; w: [M, C / group, *kernel], with one zero point or one for each of the M filters; the
+    other arguments as in `conv_float`. Returns [N, M, *out].
+    """
+    w_zero_point = np.asarray(w_zero_point)
+    if w_zero_point.ndim:
+        w_zero_point = w_zero_point.reshape(-1, *[1] * (w.ndim - 1))
+    differences = _difference(x, x_zero_point), _difference(w, w_zero_point)
+    return _wrapped(conv_float(*differences, None, strides, pads, dilations, group))
+
+
+def conv_float(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None = None,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+) -> np.ndarray:
+    """Convolution as in ONNX Conv, through im2col and BLAS, in the float type of the operands.
+
+    x: [N, C, *spatial]; w: [M, C / group, *kernel]; bias: [M]; any number of spatial dimensions. strides and
+    dilations: one per spatial dimension, 1 by default; pads: all begins, then all ends, 0 by default. Returns
+    [N, M, *out]. ValueError when the kernel does not fit the padded input.
+    """
+    rank = x.ndim - 2
+    strides, dilations, pads = strides or (1,) * rank, dilations or (1,) * rank, pads or (0,) * 2 * rank
+    if any(pads):
+        x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)])
+    (batch, channels), (filters, *kernel) = x.shape[:2], (w.shape[0], *w.shape[2:])
+    view = windows(x, kernel, strides, dilations)
+    out = view.shape[2 + rank :]
+    depth = channels // group * prod(kernel)
+    columns = view.reshape(batch, group, depth, prod(out))
+    y = np.matmul(w.reshape(group, filters // group, depth), columns).reshape(batch, filters, *out)
+    if bias is not None:
+        y += bias.reshape(-1, *[1] * rank)
+    return y
+
+
+def windows(
+    x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> np.ndarray:
+    """View [N, C, *kernel, *out] of `x` [N, C, *spatial]: element (k, o) is `x[o * stride + k * dilation]`.
+
+    ValueError when the kernel does not fit `x`.
+    """
+    sizes, steps = x.shape[2:], x.strides[2:]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if any(n < r for n, r in zip(sizes, reach, strict=True)):
+        raise ValueError(f"x: spatial size {sizes} is less than the {tuple(reach)} that the kernel covers")
+    out = [(n - r) // s + 1 for n, r, s in zip(sizes, reach, strides, strict=True)]
+    moves = [step * d for step, d in zip(steps, dilations, strict=True)]
+    moves += [step * s for step, s in zip(steps, strides, strict=True)]
+    shape = (*x.shape[:2], *kernel, *out)
+    return np.lib.stride_tricks.as_strided(x, shape, (*x.strides[:2], *moves), writeable=False)
+
+
+def requantize(acc: np.ndarray, epilogue: Epilogue) -> np.ndarray:
+    """The integers or floats that an epilogue (`pyq.backends.Epilogue`) makes of int32 `acc` [..., N]."""
+    if epilogue.bias is not None:
+        acc = acc + epilogue.bias
+    if epilogue.dtype == np.int32:
+        return acc
+    y = acc.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        if epilogue.multiplier is not None:
+            y = y * epilogue.multiplier
+        if epilogue.dtype == np.float32:
+            y = y if epilogue.offset is None else y + epilogue.offset
+            bounded = epilogue.low is not None or epilogue.high is not None
+            return np.clip(y, epilogue.low, epilogue.high, dtype=np.float32) if bounded else y
+    limits, zero = np.iinfo(epilogue.dtype), epilogue.zero_point
+    low = limits.min if epilogue.low is None else epilogue.low
+    high = limits.max if epilogue.high is None else epilogue.high
+    rounded = np.rint(np.clip(y, np.float32(low - zero), np.float32(high - zero)))
+    integers = (rounded.astype(np.int32) + zero).astype(epilogue.dtype)
+    return integers if epilogue.table is None else _looked_up(integers, epilogue.table, epilogue.dtype)
+
+
+class ReferenceBackend:
+    """`pyq.backends.Backend` in plain NumPy: it works on the unpacked weights and knows nothing of panels."""
+
+    name = "reference"
+
+    def matmul(
+        self,
+        x: np.ndarray,
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Product [M, K] x [K, N] through the epilogue, [M, N]."""
+        return _stored(requantize(matmul_integer(x, w.unpack(), x_zero_point, w.zero_point), epilogue), out)
+
+    def conv(
+        self,
+        x: np.ndarray,
+        x_zero_point: int,
+        w: PackedWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Convolution of an NHWC image through the epilogue, NHWC."""
+        weights = w.unpack()
+        if weights.ndim == 3:
+            weights = weights[:, :, None]  # a 1-D kernel is one row of a 2-D one
+        place = geometry.strides, geometry.pads, geometry.dilations, w.group
+        acc = conv_integer(x.transpose(0, 3, 1, 2), weights, x_zero_point, w.zero_point, *place)
+        return _stored(requantize(acc.transpose(0, 2, 3, 1), epilogue), out)
+
+    def lookup(
+        self, x: np.ndarray, table: np.ndarray, dtype: npt.DTypeLike, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`table[byte]` for each byte of `x`, viewed as `dtype`, in the memory order of `x`."""
+        return _stored(_looked_up(x, table, dtype), out)
+
+    def binary(
+        self,
+        op: str,
+        a: np.ndarray,
+        a_params: QParams,
+        b: np.ndarray,
+        b_params: QParams,
+        out_params: QParams,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Dequantize, `op` ("add", "sub", "mul" or "div") in float32 with broadcasting, quantize."""
+        with np.errstate(all="ignore"):
+            reals = _ARITHMETIC[op](dequantize_array(a, a_params), dequantize_array(b, b_params))
+        return _stored(quantize_array(reals, out_params), out)
+
+    def quantize(self, x: np.ndarray, params: QParams, out: np.ndarray | None = None) -> np.ndarray:
+        """float32 to the integers of `params`."""
+        return _stored(quantize_array(x, params), out)
+
+    def dequantize(self, q: np.ndarray, params: QParams, out: np.ndarray | None = None) -> np.ndarray:
+        """Integers to float32."""
+        return _stored(dequantize_array(q, params), out)
+
+    def requantize(self, acc: np.ndarray, epilogue: Epilogue, out: np.ndarray | None = None) -> np.ndarray:
+        """Apply an epilogue to int32 accumulators [..., N]."""
+        return _stored(requantize(acc, epilogue), out)
+
+
+def _difference(q: np.ndarray, zero_point: npt.ArrayLike) -> np.ndarray:
+    """`q - zero_point`, exact in float64."""
+    return q.astype(np.float64) - np.asarray(zero_point, np.float64)
+
+
+def _wrapped(sums: np.ndarray) -> np.ndarray:
+    """Integers held in float64, reduced modulo 2**32 to int32."""
+    return sums.astype(np.int64).astype(np.int32)
+
+
+def _looked_up(x: np.ndarray, table: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    result = np.empty_like(x, dtype=dtype)
+    result.view(np.uint8)[...] = table[x.view(np.uint8)]
+    return result
+
+
+def _stored(result: Any, out: np.ndarray | None) -> np.ndarray:
+    """The result, in `out` where that is given."""
+    if out is None:
+        return result
+    out[...] = result
+    return out
