@@ -1,0 +1,55 @@
+# Everything a developer runs. All of it happens in .venv, made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+EXTRAS := all,test,bench
+BUILD_INPUTS := pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
+
+DEMO := demo
+SENTENCES := $(DEMO)/vaderSentiment-3.3.2.tar.gz
+
+C_SOURCES := $(wildcard csrc/*.c csrc/*/*.c)
+C_FLAGS := -std=c11 -O2 -ffp-contract=off -Wall -Wextra -Werror -Icsrc
+C_COMPILERS := gcc $(shell command -v clang)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: $(VENV)/demo.stamp $(SENTENCES) ## read lines of text with a real OCR model in float and in int8, and compare
+	$(BIN)/pyq demo --output $(DEMO)
+
+test: $(VENV)/demo.stamp $(SENTENCES) ## run the test suite
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/stamp ## time the kernels beside other libraries
+	$(BIN)/python -m bench
+
+lint: $(VENV)/stamp ## check style, types and C warnings
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	for compiler in $(C_COMPILERS); do for source in $(C_SOURCES); do \
+		$$compiler $(C_FLAGS) -c -o /dev/null $$source || exit 1; done; done
+
+clean: ## remove everything that make made, .venv included
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info pyq/*.so pyq/_core.c
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/stamp: $(BUILD_INPUTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+# Only the model file of this package is wanted, not what it depends on.
+$(VENV)/demo.stamp: $(VENV)/stamp
+	$(BIN)/pip install --quiet --no-deps rapidocr-onnxruntime==1.4.4
+	touch $@
+
+$(SENTENCES): | $(VENV)/stamp
+	$(BIN)/pip download --quiet --no-deps --no-binary vaderSentiment --dest $(@D) vaderSentiment==3.3.2
