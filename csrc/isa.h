@@ -1,0 +1,14 @@
+/* Which instruction sets this compiler can target function by function (no -m flags: one binary runs everywhere). */
+#ifndef PYQ_ISA_H
+#define PYQ_ISA_H
+
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__clang__) || __GNUC__ >= 5)
+#define PYQ_HAVE_AVX2 1
+#define TARGET_AVX2 __attribute__((target("avx2")))
+#else
+#define PYQ_HAVE_AVX2 0
+#endif
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#endif

@@ -1,0 +1,123 @@
+/* pyq's kernel core: the contract between packing, microkernels, epilogues and the loop nest.
+ *
+ * Activations are u8 rows given by address; the k axis is a list of byte offsets that all rows share. Weights are
+ * packed in panels of PYQ_NR columns. A microkernel fills an int32 tile of `mr` rows by PYQ_NR columns:
+ *
+ *     PAIRS16, QUADS8   tile[r][c] = sum over steps s, bytes i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
+ *     TAPS16            tile[r][c] = sum over steps s of               row[r][offset[s] + c] * weight[s][c]
+ *
+ * in int32 that wraps modulo 2^32. It may read, but never use, up to 15 bytes behind the last one needed: buffers
+ * carry PYQ_SLACK bytes. A matrix product and a convolution differ only in the addresses of the rows and in the
+ * offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
+ */
+#ifndef PYQ_H
+#define PYQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PYQ_NR 16
+#define PYQ_MAX_MR 8
+#define PYQ_SLACK 64
+
+/* How the weights of a panel lie in memory. */
+enum {
+    PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: bytes (0, 2) of a quad, then bytes (1, 3). Always exact. */
+    PYQ_QUADS8,   /* int8 [steps][NR][4]: groups of P quads whose 16-bit sums the pack proved not to overflow. */
+    PYQ_TAPS16,   /* int16 [steps / 2][NR][2]: depthwise; two taps of NR neighbouring channels. */
+    PYQ_LAYOUTS
+};
+
+enum { PYQ_ISA_SCALAR, PYQ_ISA_AVX2, PYQ_ISAS };
+enum { PYQ_OUT_INT32, PYQ_OUT_FLOAT32, PYQ_OUT_QUANTIZED };
+enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE };
+
+typedef struct {
+    int64_t data;       /* bytes from the start of the packed data */
+    int64_t order;      /* first of this panel's entries in the offset list */
+    int32_t steps;
+    int32_t layout;
+    int32_t column;     /* first output column */
+    int32_t columns;    /* output columns that exist, at most PYQ_NR */
+    int32_t row_offset; /* bytes added to every row: the group's, or the depthwise panel's, first channel */
+    int32_t splits;     /* quads that were split in two to keep the bound */
+} pyq_panel;
+
+typedef struct {
+    const pyq_panel *panels;
+    int64_t panel_count;
+    const int32_t *offsets;
+    const uint8_t *data;
+} pyq_weights;
+
+/* Row (n, h, w) starts at base + n * stride_n + h * stride_h + w * stride_w. A matrix is one image of one line. */
+typedef struct {
+    const uint8_t *base;
+    int64_t images, height, width;
+    int64_t stride_n, stride_h, stride_w;
+} pyq_rows;
+
+typedef struct {
+    int32_t type;            /* PYQ_OUT_... */
+    int32_t zero_point;
+    const int32_t *bias;     /* per column, or NULL; wraps */
+    const float *multiplier; /* per column; unused for int32 */
+    const float *offset;     /* per column, float32 output only, or NULL */
+    float low, high;         /* quantized: bounds minus zero_point, finite; float32: real bounds, may be infinite */
+    const uint8_t *table;    /* 256 entries applied to the stored byte, or NULL */
+} pyq_epilogue;
+
+typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
+                            int64_t steps);
+/* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements. */
+typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
+                                int64_t stride);
+
+typedef struct {
+    const char *name;
+    int32_t operation, isa, layout, mr, nr, p;
+    pyq_gemm_fn gemm;         /* PYQ_GEMM and PYQ_DEPTHWISE */
+    pyq_epilogue_fn epilogue; /* PYQ_REQUANTIZE */
+} pyq_kernel;
+
+/* registry.c */
+extern const pyq_kernel pyq_kernels[];
+int32_t pyq_kernel_count(void);
+int32_t pyq_isa_detected(void);
+int32_t pyq_get_isa(void);
+int32_t pyq_set_isa(int32_t isa);
+const pyq_kernel *pyq_select(int32_t layout, int64_t rows);
+pyq_epilogue_fn pyq_select_epilogue(void);
+
+/* gemm.c: out is [images * height * width, columns]. */
+void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
+              int64_t columns);
+void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out);
+
+/* pack.c: returns the bytes used in `data`; see there for the sizes of the buffers. */
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
+                 pyq_panel *panels, int32_t *order, uint8_t *data);
+
+/* elementwise.c */
+void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
+void pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high,
+                  int32_t *found_nan);
+void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point);
+
+typedef struct {
+    float scale;
+    int32_t zero_point;
+    int32_t is_signed;
+} pyq_affine;
+
+void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
+                const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
+                const pyq_affine *qo, float low, float high, uint8_t *out);
+
+/* threads.c */
+typedef void (*pyq_task_fn)(void *context, int64_t task);
+void pyq_parallel(pyq_task_fn fn, void *context, int64_t tasks);
+int32_t pyq_get_num_threads(void);
+void pyq_set_num_threads(int32_t n);
+
+#endif

@@ -1,0 +1,83 @@
+/* The kernel table, what this CPU can run of it, and the choice. */
+#include "pyq.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "isa.h"
+
+#define KERNEL(operation, name, isa, layout, mr, nr, p) \
+    void pyq_##name(int32_t *, const uint8_t *const *, const int32_t *, const void *, int64_t);
+#define EPILOGUE(operation, name, isa) \
+    void pyq_##name(const int32_t *, int64_t, const pyq_epilogue *, int64_t, void *, int64_t);
+#include "kernels.def"
+#undef KERNEL
+#undef EPILOGUE
+
+const pyq_kernel pyq_kernels[] = {
+#define KERNEL(operation, name, isa, layout, mr, nr, p) \
+    {#name, PYQ_##operation, PYQ_ISA_##isa, PYQ_##layout, mr, nr, p, pyq_##name, NULL},
+#define EPILOGUE(operation, name, isa) {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, NULL, pyq_##name},
+#include "kernels.def"
+};
+
+int32_t pyq_kernel_count(void) { return (int32_t)(sizeof pyq_kernels / sizeof pyq_kernels[0]); }
+
+#if PYQ_HAVE_AVX2
+#include <cpuid.h>
+
+/* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. */
+static int32_t detect(void) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return PYQ_ISA_SCALAR; /* OSXSAVE */
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 6) != 6) return PYQ_ISA_SCALAR; /* SSE and AVX state */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return PYQ_ISA_SCALAR;
+    return b & (1u << 5) ? PYQ_ISA_AVX2 : PYQ_ISA_SCALAR;
+}
+#else
+static int32_t detect(void) { return PYQ_ISA_SCALAR; }
+#endif
+
+/* best[layout][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
+static const pyq_kernel *best[PYQ_LAYOUTS][PYQ_MAX_MR + 1];
+static pyq_epilogue_fn best_epilogue;
+static int32_t detected, current;
+
+int32_t pyq_isa_detected(void) { return detected; }
+int32_t pyq_get_isa(void) { return current; }
+
+static int better(const pyq_kernel *k, const pyq_kernel *than) {
+    return than == NULL || k->isa > than->isa || (k->isa == than->isa && k->mr > than->mr);
+}
+
+/* Cap the choice at `isa`, for tests and comparisons; returns what is now in force. Not while another thread computes. */
+int32_t pyq_set_isa(int32_t isa) {
+    current = isa < detected ? isa : detected;
+    memset(best, 0, sizeof best);
+    int32_t epilogue_isa = -1;
+    for (int32_t i = 0; i < pyq_kernel_count(); i++) {
+        const pyq_kernel *k = &pyq_kernels[i];
+        if (k->isa > current) continue;
+        if (k->operation == PYQ_REQUANTIZE) {
+            if (k->isa > epilogue_isa) best_epilogue = k->epilogue, epilogue_isa = k->isa;
+            continue;
+        }
+        for (int rows = k->mr; rows <= PYQ_MAX_MR; rows++)
+            if (better(k, best[k->layout][rows])) best[k->layout][rows] = k;
+    }
+    return current;
+}
+
+const pyq_kernel *pyq_select(int32_t layout, int64_t rows) {
+    return best[layout][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
+}
+
+pyq_epilogue_fn pyq_select_epilogue(void) { return best_epilogue; }
+
+__attribute__((constructor)) static void initialize(void) {
+    detected = detect();
+    const char *cap = getenv("PYQ_ISA");
+    pyq_set_isa(cap && strcmp(cap, "scalar") == 0 ? PYQ_ISA_SCALAR : PYQ_ISA_AVX2);
+}

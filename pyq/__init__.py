@@ -1,0 +1,29 @@
+"""pyq: exact, fast int8 on ordinary CPUs.
+
+Kernels for int8 matrix products and convolutions, quantized tensors for NumPy, and the way from a trained float
+model to an int8 one that is verified against it. ``import pyq`` needs NumPy and cffi; :mod:`pyq.onnx`, Numba and
+the rest are imported when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyq.backends import available_backends, use_backend
+from pyq.config import get_num_threads, kernels_available, set_num_threads, show_config
+from pyq.errors import FormatError, UnsupportedOperator
+from pyq.packing import Certificate, PackedWeight, pack, verify_certificate
+from pyq.tensor import QParams, QTensor, choose_qparams, dequantize, quantize
+
+if TYPE_CHECKING:
+    from pyq.onnx.quantize import quantize_model
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "quantize_model":  # needs onnx, which import pyq must not
+        from pyq.onnx.quantize import quantize_model
+
+        return quantize_model
+    raise AttributeError(f"module 'pyq' has no attribute {name!r}")

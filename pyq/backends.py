@@ -1,0 +1,209 @@
+"""The one protocol that every kernel provider follows, and the choice between the three that exist.
+
+``c`` (hand-written SIMD), ``numba`` (the same kernels, compiled at run time) and ``reference`` (plain NumPy, the
+oracle) return identical bytes for every operation. Arguments are integers and float32 arrays that
+:mod:`pyq.ops` has checked; a backend trusts them.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pyq.packing import PackedWeight
+    from pyq.tensor import QParams
+
+BACKENDS = ("c", "numba", "reference")
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What happens to an int32 accumulator before it is stored (see docs/numerics.md, "Requantize").
+
+    ``dtype`` int32 stores ``acc + bias``; float32 stores ``float32(acc + bias) * multiplier + offset`` clamped to
+    ``[low, high]``; uint8 and int8 store ``rne(clamp(float32(acc + bias) * multiplier)) + zero_point`` where the clamp
+    is ``[low, high]`` in the quantized domain, and then, if ``table`` is given, ``table[byte]``.
+    """
+
+    dtype: np.dtype[Any]
+    bias: NDArray[np.int32] | None = None
+    multiplier: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    zero_point: int = 0
+    low: float | None = None
+    high: float | None = None
+    table: NDArray[np.uint8] | None = None
+
+
+def requantize_epilogue(
+    x_scale: float | NDArray[np.float32],
+    w_scale: float | NDArray[np.float32],
+    out: QParams,
+    bias: NDArray[np.int32] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    table: NDArray[np.uint8] | None = None,
+) -> Epilogue:
+    """The epilogue of ``int8 op -> int8``: ``multiplier = float32(float32(x_scale * w_scale) / out.scale)``.
+
+    The order of the two roundings is ONNX Runtime's; ``x_scale / y_scale * w_scale`` gives other bits.
+    """
+    product = np.asarray(x_scale, np.float32) * np.asarray(w_scale, np.float32)
+    multiplier = np.atleast_1d(product / np.float32(out.scale)).astype(np.float32)
+    low = out.qmin if low is None else max(low, out.qmin)
+    high = out.qmax if high is None else min(high, out.qmax)
+    return Epilogue(np.dtype(out.dtype), bias, multiplier, None, int(out.zero_point), low, high, table)
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Strides, pads (ONNX order: all begins, then all ends) and dilations of a 2-D convolution."""
+
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    def output_size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the output for an input of ``size`` and a kernel of ``kernel`` pixels."""
+        spatial = []
+        for axis in range(2):
+            extent = size[axis] + self.pads[axis] + self.pads[axis + 2]
+            reach = (kernel[axis] - 1) * self.dilations[axis] + 1
+            spatial.append((extent - reach) // self.strides[axis] + 1)
+        return spatial[0], spatial[1]
+
+
+class Backend(Protocol):
+    """What :mod:`pyq.ops` and the ONNX session call. Images are NHWC, matrices row-major.
+
+    ``out``, where given, has the right shape and dtype and is returned.
+    """
+
+    name: str
+
+    def matmul(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """``[M, K] x [K, N]`` to ``[M, N]``."""
+
+    def conv(
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """``[N, H, W, C]`` to ``[N, OH, OW, M]``; padding has the value ``x_zero_point``."""
+
+    def lookup(
+        self, x: NDArray[Any], table: NDArray[np.uint8], dtype: np.dtype[Any], out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """``table[x as a byte]``, viewed as ``dtype`` (uint8 or int8)."""
+
+    def binary(
+        self,
+        op: str,
+        a: NDArray[Any],
+        a_params: QParams,
+        b: NDArray[Any],
+        b_params: QParams,
+        out_params: QParams,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """``add``, ``sub``, ``mul`` or ``div`` of two quantized arrays, with broadcasting."""
+
+    def quantize(self, x: NDArray[np.float32], params: QParams, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Float32 to uint8 or int8."""
+
+    def dequantize(
+        self, q: NDArray[Any], params: QParams, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """uint8, int8 or int32 to float32."""
+
+    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Apply an epilogue to int32 accumulators ``[..., N]``."""
+
+
+def _load(name: str) -> Backend:
+    if name == "c":
+        from pyq.c_backend import CBackend
+
+        return CBackend()
+    if name == "numba":
+        from pyq.kernels.backend import NumbaBackend
+
+        return NumbaBackend()
+    if name == "reference":
+        from pyq.reference import ReferenceBackend
+
+        return ReferenceBackend()
+    raise ValueError(f"name: got {name!r}, expected one of {BACKENDS}")
+
+
+@lru_cache(maxsize=None)
+def backend(name: str) -> Backend:
+    """The backend called ``name`` ("c", "numba" or "reference").
+
+    Raises ValueError for another name and ImportError when what it needs is not installed.
+    """
+    return _load(name)
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that can run here, fastest first."""
+    has_c = importlib.util.find_spec("pyq._core") is not None
+    has_numba = importlib.util.find_spec("numba") is not None
+    return tuple(n for n, ok in zip(BACKENDS, (has_c, has_numba, True), strict=True) if ok)
+
+
+@lru_cache(maxsize=1)
+def _default() -> Backend:
+    wanted = os.environ.get("PYQ_BACKEND")
+    if wanted:
+        return backend(wanted)
+    best = available_backends()[0]
+    if best != "c":
+        warnings.warn(
+            f"pyq was installed without its C kernels; it uses the {best!r} backend: same results, slower. "
+            "Install a C compiler and reinstall pyq for full speed.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return backend(best)
+
+
+_chosen: contextvars.ContextVar[Backend | None] = contextvars.ContextVar("pyq_backend", default=None)
+
+
+def current_backend() -> Backend:
+    """The backend in force: that of :func:`use_backend`, else PYQ_BACKEND, else the fastest available."""
+    return _chosen.get() or _default()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[Backend]:
+    """Run a block on one backend; only this thread (and context) is affected.
+
+    >>> import pyq
+    >>> with pyq.use_backend("reference") as b:
+    ...     b.name
+    'reference'
+    """
+    token = _chosen.set(backend(name))
+    try:
+        yield backend(name)
+    finally:
+        _chosen.reset(token)

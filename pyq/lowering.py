@@ -1,0 +1,244 @@
+"""From arrays to what the kernels take: byte rows, offsets, and an epilogue with everything folded into its bias.
+
+The C and the Numba backend share this. Kernels see uint8 activations only: an int8 value is shifted up by half of
+``amax + 1`` and its zero point with it, which no integer result can tell. The activation's zero point then costs
+nothing in the loop: ``sum((a - za) * w) = sum(a * w) - za * colsum(w)``, and that goes into the bias.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyq.backends import ConvGeometry, Epilogue
+from pyq.packing import PackedWeight
+from pyq.qparams import QParams
+
+SLACK = 64  # bytes behind a buffer that a kernel may read
+
+
+class Rows(NamedTuple):
+    """Row (n, h, w) of the activations starts at byte ``n * stride_n + h * stride_h + w * stride_w`` of ``base``."""
+
+    base: NDArray[np.uint8]
+    images: int
+    height: int
+    width: int
+    stride_n: int
+    stride_h: int
+    stride_w: int
+    zero_point: int
+
+
+_thread = threading.local()
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """This thread's scratch buffer, grown to ``size`` bytes plus slack; valid until the next call."""
+    buffer: NDArray[np.uint8] | None = getattr(_thread, "buffer", None)
+    if buffer is None or len(buffer) < size + SLACK:
+        buffer = _thread.buffer = np.zeros(size + SLACK, np.uint8)
+    return buffer[: size + SLACK]
+
+
+def _shift(x: NDArray[Any], amax: int) -> int:
+    """What to add to ``x`` to get bytes; checks that they stay within ``amax``."""
+    shift = 0 if x.dtype == np.uint8 else (amax + 1) // 2
+    if amax < 255 and x.size:
+        low, high = int(x.min()) + shift, int(x.max()) + shift
+        if low < 0 or high > amax:
+            allowed = f"{-shift} to {amax - shift}"
+            raise ValueError(f"x: got values from {low - shift} to {high - shift}, but the weights were packed for {allowed} (amax={amax})")
+    return shift
+
+
+def _add_shift(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
+    np.add(x.view(np.uint8), np.uint8(shift), out=out)  # modulo 256
+
+
+def lower_matmul(x: NDArray[Any], zero_point: int, w: PackedWeight) -> Rows:
+    """Rows of a matrix ``[M, K]``; copied only when it is int8, not contiguous, or K is not a multiple of 4."""
+    m, k = x.shape
+    shift = _shift(x, w.amax)
+    if shift or k % 4 or not x.flags.c_contiguous:
+        base = _scratch(m * k)
+        _add_shift(x, shift, base[: m * k].reshape(m, k))
+    else:
+        base = x.reshape(-1)
+    return Rows(base, 1, 1, m, 0, 0, k, zero_point + shift)
+
+
+def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: ConvGeometry) -> Rows:
+    """Rows of NHWC images: the top-left pixel under the kernel at each output pixel. Padding is copied in once."""
+    n, h, width, c = x.shape
+    shift = _shift(x, w.amax)
+    top, left, bottom, right = geometry.pads
+    zero = zero_point + shift
+    overread = c % panel_width(w) != 0
+    padded_h, padded_w = h + top + bottom, width + left + right
+    if shift or any(geometry.pads) or overread or not x.flags.c_contiguous:
+        if any(geometry.pads) and not 0 <= zero <= w.amax:
+            raise ValueError(f"x_zero_point: got {zero_point}, which the weights packed for amax={w.amax} do not allow")
+        size = n * padded_h * padded_w * c
+        base = _scratch(size)
+        padded = base[:size].reshape(n, padded_h, padded_w, c)
+        if any(geometry.pads):
+            padded[:] = zero
+        _add_shift(x, shift, padded[:, top : top + h, left : left + width])
+    else:
+        base = x.reshape(-1)
+    out_h, out_w = geometry.output_size((h, width), w.kernel_shape)
+    stride_h, stride_w = geometry.strides
+    row = padded_w * c
+    return Rows(base, n, out_h, out_w, padded_h * row, stride_h * row, stride_w * c, zero)
+
+
+def panel_width(w: PackedWeight) -> int:
+    """Channels that a kernel reads at once: the 16 of a depthwise panel, the 4 of a quad."""
+    return 16 if w.kind == "depthwise" else 4
+
+
+def conv_offsets(x: NDArray[Any], w: PackedWeight, geometry: ConvGeometry) -> NDArray[np.int32]:
+    """Offsets of the steps for NHWC images like ``x``."""
+    _, _, width, c = x.shape
+    if w.kind == "conv" and w.runs_per_row == 1 and w.kernel_shape[1] > 1 and geometry.dilations[1] != 1:
+        raise ValueError(f"dilations: got {geometry.dilations}, but the weights were packed for 1; pack them with dilations=")
+    row = (width + geometry.pads[1] + geometry.pads[3]) * c
+    return w.offsets(row, c, geometry.dilations)
+
+
+def _per_column(values: NDArray[Any] | None, columns: int, dtype: type) -> NDArray[Any] | None:
+    if values is None:
+        return None
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype), (columns,)))
+
+
+class LoweredEpilogue(NamedTuple):
+    """An epilogue as the kernels take it: contiguous arrays per column, finite float bounds minus the zero point."""
+
+    bias: NDArray[np.int32] | None
+    multiplier: NDArray[np.float32] | None
+    offset: NDArray[np.float32] | None
+    low: float
+    high: float
+
+
+def lower_epilogue(epilogue: Epilogue, columns: int, correction: NDArray[np.int32] | None = None) -> LoweredEpilogue:
+    """Broadcast per-column arrays and add ``correction`` (``-za * colsum``, int32 that wraps) to the bias."""
+    bias = _per_column(epilogue.bias, columns, np.int32)
+    if correction is not None:
+        bias = correction if bias is None else bias + correction
+    low, high = epilogue.low, epilogue.high
+    if epilogue.dtype in (np.uint8, np.int8):
+        limits = np.iinfo(epilogue.dtype)
+        low = (limits.min if low is None else low) - epilogue.zero_point
+        high = (limits.max if high is None else high) - epilogue.zero_point
+    return LoweredEpilogue(
+        bias,
+        _per_column(epilogue.multiplier, columns, np.float32),
+        _per_column(epilogue.offset, columns, np.float32),
+        -np.inf if low is None else low,
+        np.inf if high is None else high,
+    )
+
+
+def zero_point_correction(rows: Rows, w: PackedWeight) -> NDArray[np.int32] | None:
+    """``-za * colsum``, int32 modulo 2^32; None when there is nothing to correct."""
+    return w.colsum * np.int32(-rows.zero_point) if rows.zero_point else None
+
+
+def memory_order(x: NDArray[Any]) -> tuple[int, ...]:
+    """The axes of ``x`` from the largest stride to the smallest: in this order it is walked through memory."""
+    return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
+
+
+class Walk(NamedTuple):
+    """The order in which an element-wise kernel visits an array, so that NHWC input gives NHWC output.
+
+    ``shape`` is in that order; ``order[i]`` is the axis of the logical array that comes i-th.
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @staticmethod
+    def along(x: NDArray[Any]) -> Walk:
+        """The walk that follows the memory of ``x``."""
+        order = memory_order(x)
+        return Walk(tuple(x.shape[axis] for axis in order), order)
+
+    def flat(self, x: NDArray[Any]) -> NDArray[Any]:
+        """``x`` as one run of elements; copied only when its memory has gaps."""
+        return np.ascontiguousarray(x.transpose(self.order)).reshape(-1)
+
+    def target(self, out: NDArray[Any] | None, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Flat memory for the result: that of ``out`` when it lies in this order, else new."""
+        if out is not None and out.transpose(self.order).flags.c_contiguous:
+            return out.transpose(self.order).reshape(-1)
+        return np.empty(math.prod(self.shape), dtype)
+
+    def result(self, target: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+        """The array in logical order over ``target``; copied into ``out`` when that lies in another order."""
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        logical = target.reshape(self.shape).transpose(inverse)
+        if out is None:
+            return logical
+        if not np.may_share_memory(out, target):
+            out[...] = logical
+        return out
+
+    def slices(self, params: QParams) -> Iterator[tuple[slice, float, int]]:
+        """Runs of elements that share one scale and zero point, with both: the whole, when quantized per tensor."""
+        if params.axis is None:
+            yield slice(0, math.prod(self.shape)), float(params.scale), int(params.zero_point)
+            return
+        position = self.order.index(params.axis % len(self.order))
+        run = math.prod(self.shape[position + 1 :])
+        for index in range(math.prod(self.shape[: position + 1])):
+            channel = index % self.shape[position]
+            part = slice(index * run, (index + 1) * run)
+            yield part, float(params.scale[channel]), int(params.zero_point[channel])
+
+
+class BinaryOperands(NamedTuple):
+    """Two operands brought to one shape, with their axes in the order of the walk; ``order`` as in :class:`Walk`."""
+
+    a: NDArray[Any]
+    b: NDArray[Any]
+    order: tuple[int, ...]
+
+
+def lower_binary(a: NDArray[Any], b: NDArray[Any]) -> BinaryOperands:
+    """Broadcast, and follow the memory of the operand that fills the result."""
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    filling = next((x for x in (a, b) if x.shape == shape), np.empty(shape, np.bool_))
+    order = memory_order(filling)
+    first, second = (np.broadcast_to(x, shape).transpose(order) for x in (a, b))
+    return BinaryOperands(_unit_inner(first), _unit_inner(second), order)
+
+
+def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
+    """``x`` itself when its last stride is 0 or 1 byte, else a contiguous copy."""
+    return x if x.ndim and x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
+
+
+def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[list[int], list[int], list[int]]:
+    """Shape and byte strides of two operands, every pair of axes merged that both cross in one even stride."""
+    dims, a_strides, b_strides = [1], [0], [0]
+    for size, sa, sb in zip(a.shape, a.strides, b.strides, strict=True):
+        if size == 1:
+            continue
+        if dims[-1] == 1:
+            dims[-1], a_strides[-1], b_strides[-1] = size, sa, sb
+        elif a_strides[-1] == sa * size and b_strides[-1] == sb * size:
+            dims[-1], a_strides[-1], b_strides[-1] = dims[-1] * size, sa, sb
+        else:
+            dims, a_strides, b_strides = [*dims, size], [*a_strides, sa], [*b_strides, sb]
+    if a_strides[-1] not in (0, 1) or b_strides[-1] not in (0, 1):  # the innermost axis had one element
+        dims, a_strides, b_strides = [*dims, 1], [*a_strides, 0], [*b_strides, 0]
+    return dims, a_strides, b_strides

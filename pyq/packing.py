@@ -1,0 +1,259 @@
+"""PackedWeight: the weights of a matrix product or convolution, arranged once for the kernels.
+
+The way of the data: quantized weights -> zero point folded in (int16) -> matrix of quads -> panels with a proof
+that the kernel's 16-bit sums are exact (csrc/pack.c) -> :class:`PackedWeight`, which can be saved and mapped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyq import panels as panel_format
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, QUADS8, Panels
+from pyq.tensor import QTensor
+
+INT16_MAX = 32767
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What packing proved, and at what cost.
+
+    amax: largest uint8 activation for which no 16-bit sum can overflow. group_size: quads per 16-bit sum.
+    quads: quads of four weight rows times panels. steps: kernel steps after splitting and padding.
+    groups: 16-bit sums in QUADS8 panels. splits: quads that were split in two.
+    panels: number of panels by layout ("pairs16", "quads8", "taps16").
+    """
+
+    amax: int
+    group_size: int
+    quads: int
+    steps: int
+    groups: int
+    splits: int
+    panels: dict[str, int]
+
+
+class PackedWeight:
+    """Weights packed by :func:`pack`. Immutable.
+
+    kind "gemm", "conv" or "depthwise"; shape the logical shape, ``(K, N)`` or ``(M, C / group, *kernel)``;
+    dtype, scale, zero_point those of the quantized weights; group; amax the largest shifted activation allowed.
+
+    >>> import numpy as np, pyq
+    >>> pw = pyq.pack(pyq.quantize(np.eye(8, dtype=np.float32), dtype="int8", axis=1))
+    >>> pw.kind, pw.shape, pw.certificate.amax
+    ('gemm', (8, 8), 255)
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        scale: NDArray[np.float32],
+        zero_point: NDArray[np.int32],
+        group: int,
+        amax: int,
+        runs_per_row: int,
+        panels: Panels,
+        colsum: NDArray[np.int32],
+    ) -> None:
+        self.kind, self.shape, self.dtype, self.group, self.amax = kind, shape, dtype, group, amax
+        self.scale, self.zero_point, self.colsum = scale, zero_point, colsum
+        self.runs_per_row = runs_per_row
+        self.panels, self.order, self.data = panels
+        for array in (scale, zero_point, colsum, *panels):
+            array.flags.writeable = False
+        self._offsets: dict[tuple[int, ...], NDArray[np.int32]] = {}
+
+    @property
+    def columns(self) -> int:
+        """Output columns (features, channels)."""
+        return self.shape[1] if self.kind == "gemm" else self.shape[0]
+
+    @property
+    def kernel_shape(self) -> tuple[int, int]:
+        """Height and width of the kernel; (1, 1) for a matrix. A 1-D kernel has height 1."""
+        spatial = () if self.kind == "gemm" else self.shape[2:]
+        height, width = (1, 1, *spatial)[-2:]
+        return height, width
+
+    @property
+    def run(self) -> int:
+        """Bytes of a row that one run of consecutive k covers."""
+        if self.kind == "gemm":
+            return self.shape[0]
+        return self.shape[1] * self.kernel_shape[1] // self.runs_per_row
+
+    @property
+    def entries(self) -> int:
+        """Quads (taps, if depthwise) of one column: what the numbers in ``order`` count."""
+        per_run = 1 if self.kind == "depthwise" else -(-self.run // 4)
+        return self.kernel_shape[0] * self.runs_per_row * per_run
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the packed weights take in memory."""
+        return int(self.data.nbytes + self.order.nbytes + self.panels.nbytes + self.colsum.nbytes)
+
+    @property
+    def certificate(self) -> Certificate:
+        """What packing proved; :func:`verify_certificate` checks it against the packed bytes."""
+        table = self.panels
+        counts = {name: int((table["layout"] == i).sum()) for i, name in enumerate(LAYOUT_NAMES)}
+        groups = int(table["steps"][table["layout"] == QUADS8].sum()) // GROUP_SIZE
+        quads = self.entries * len(table)
+        used = {name: count for name, count in counts.items() if count}
+        return Certificate(
+            self.amax, GROUP_SIZE, quads, len(self.order), groups, int(table["splits"].sum()), used
+        )
+
+    def offsets(self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)) -> NDArray[np.int32]:
+        """int32 byte offset of every step from the start of a row, for images with these strides in bytes."""
+        key = (row_bytes, pixel_bytes, *dilations)
+        if key not in self._offsets:
+            self._offsets[key] = self._entry_offsets(row_bytes, pixel_bytes, dilations)[self.order]
+        return self._offsets[key]
+
+    def _entry_offsets(self, row_bytes: int, pixel_bytes: int, dilations: tuple[int, int]) -> NDArray[np.int32]:
+        height = self.kernel_shape[0]
+        down = np.arange(height)[:, None] * (row_bytes * dilations[0])
+        right = np.arange(self.runs_per_row) * (pixel_bytes * dilations[1])
+        quads = 1 if self.kind == "depthwise" else -(-self.run // 4)
+        starts = (down + right).reshape(-1, 1) + 4 * np.arange(quads)
+        if starts.max() > np.iinfo(np.int32).max:
+            raise ValueError(f"x: an image row of {row_bytes} bytes puts a kernel row beyond 2 GiB")
+        return starts.reshape(-1).astype(np.int32)
+
+    def unpack(self) -> NDArray[Any]:
+        """The integer weights again, in ``shape`` and ``dtype``: exactly what was packed."""
+        height, width = self.kernel_shape
+        matrix = panel_format.unpack(Panels(self.panels, self.order, self.data), self.entries, self.columns, self.group_count)
+        runs = matrix.reshape(self.group_count, height * self.runs_per_row, -1, matrix.shape[-1])
+        folded = runs[:, :, : 1 if self.kind == "depthwise" else self.run]
+        if self.kind == "gemm":
+            weights = folded.reshape(self.shape)
+            return (weights + self.zero_point).astype(self.dtype)
+        pixels = folded.reshape(self.group_count, height, width, -1, matrix.shape[-1])
+        weights = pixels.transpose(0, 4, 3, 1, 2).reshape(self.shape)
+        if self.kind == "depthwise":
+            weights = pixels.transpose(4, 0, 3, 1, 2).reshape(self.shape)
+        zero_point = self.zero_point.reshape(-1, *[1] * (len(self.shape) - 1)) if self.zero_point.ndim else self.zero_point
+        return (weights + zero_point).astype(self.dtype)
+
+    @property
+    def group_count(self) -> int:
+        """Groups that have panels of their own: 1 for a depthwise kernel, whose panels hold 16 groups."""
+        return 1 if self.kind == "depthwise" else self.group
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to ``path`` (a versioned, checksummed file; see docs/errors.md), replacing it only when complete."""
+        from pyq.packfile import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedWeight:
+        """Read what :meth:`save` wrote. ``mmap=True`` maps the weights instead of reading them.
+
+        Raises FormatError when the file is damaged, of another version, or not of this kind.
+        """
+        from pyq.packfile import load
+
+        return load(path, mmap=mmap)
+
+    def __repr__(self) -> str:
+        group = f", group={self.group}" if self.group > 1 else ""
+        return f"PackedWeight({self.kind}, shape={self.shape}, dtype={self.dtype}{group}, amax={self.amax}, {self.nbytes} bytes)"
+
+
+def pack(
+    qw: QTensor,
+    *,
+    amax: int = 255,
+    group: int = 1,
+    dilations: Sequence[int] | None = None,
+    prove: bool = True,
+) -> PackedWeight:
+    """Arrange quantized weights for the kernels, once.
+
+    qw: int8 or uint8; ``(K, N)``, per tensor or axis=1, for a matrix product; ``(M, C / group, *kernel)`` with one or
+    two kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will come
+    (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a ValueError
+    later, never a wrong result. dilations: of the convolution, when they are not 1. prove=False packs faster and
+    leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
+
+    Raises TypeError for another dtype and ValueError for a shape, axis, group or amax that is not allowed.
+    """
+    if not isinstance(qw, QTensor):
+        raise TypeError(f"qw: expected a QTensor, got {type(qw).__name__}; quantize the weights first")
+    if qw.dtype not in (np.int8, np.uint8):
+        raise TypeError(f"qw: expected int8 or uint8 weights, got {qw.dtype}")
+    if not 1 <= amax <= 255:
+        raise ValueError(f"amax: got {amax}, expected 1 to 255")
+    if qw.ndim not in (2, 3, 4) or 0 in qw.shape:
+        raise ValueError(f"qw: got shape {qw.shape}, expected non-empty (K, N) or (M, C / group, *kernel) with a 1-D or 2-D kernel")
+    channel_axis = 1 if qw.ndim == 2 else 0
+    if qw.axis not in (None, channel_axis):
+        raise ValueError(f"qw: quantized along axis {qw.axis}, expected {channel_axis} (the output channels) or None")
+    if group < 1 or (qw.ndim == 2 and group != 1) or qw.shape[channel_axis] % group:
+        raise ValueError(f"group: got {group}, expected 1 for a matrix, a divisor of the {qw.shape[0]} output channels for a convolution")
+    zero_point = qw.zero_point.reshape([-1 if axis == qw.axis else 1 for axis in range(qw.ndim)])
+    folded = np.subtract(qw.data, zero_point, dtype=np.int16, casting="unsafe")
+    dilated = dilations is not None and tuple(dilations)[-1] != 1
+    if qw.ndim == 2:
+        kind, runs_per_row, panels = "gemm", 1, panel_format.pack_quads(_padded(folded[None])[0], amax, prove)
+    else:
+        kind, runs_per_row, panels = _pack_conv(folded, group, amax, dilated, prove)
+    other_axes = tuple(axis for axis in range(qw.ndim) if axis != channel_axis)
+    colsum = folded.sum(axis=other_axes, dtype=np.int64).astype(np.int32)
+    scale, zero = np.array(qw.scale, np.float32), np.array(qw.zero_point, np.int32)
+    return PackedWeight(kind, qw.shape, qw.dtype, scale, zero, group, amax, runs_per_row, panels, colsum)
+
+
+def _padded(runs: NDArray[np.int16]) -> NDArray[np.int16]:
+    """``[groups, run, N]`` with each run zero padded to whole quads."""
+    groups, run, n = runs.shape
+    if run % 4 == 0:
+        return runs
+    padded = np.zeros((groups, run + -run % 4, n), np.int16)
+    padded[:, :run] = runs
+    return padded
+
+
+def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, prove: bool) -> tuple[str, int, Panels]:
+    m, c, *spatial = folded.shape
+    height, width = (1, *spatial)[-2:]
+    if group == m and c == 1 and group > 1:
+        taps = np.ascontiguousarray(folded.reshape(m, height * width).T)
+        return "depthwise", width, panel_format.pack_taps16(taps)
+    # A kernel row of an ungrouped convolution is one run of bytes: C = 3 then wastes 3 weights of a row, not of a pixel.
+    runs_per_row = 1 if group == 1 and c % 4 and not dilated else width
+    kernels = folded.reshape(group, m // group, c, height, width).transpose(0, 3, 4, 2, 1)
+    parts = []
+    for kernel in kernels:  # [height, width, c, m / group]
+        runs = kernel.reshape(height * runs_per_row, -1, m // group)
+        parts.append(panel_format.pack_quads(_padded(runs).reshape(-1, m // group), amax, prove))
+    return "conv", runs_per_row, panel_format.join(parts, [g * c for g in range(group)], m // group)
+
+
+def verify_certificate(w: PackedWeight) -> None:
+    """Prove again, from the packed bytes, that no 16-bit sum can overflow for activations up to ``w.amax``.
+
+    Raises ValueError naming the first panel that breaks the bound; returns nothing when all hold.
+    """
+    panels = Panels(w.panels, w.order, w.data)
+    for index in np.flatnonzero(w.panels["layout"] == QUADS8):
+        _, weights = panel_format.panel_weights(panels, int(index))
+        lanes = weights.reshape(-1, GROUP_SIZE, 2, 2, panel_format.NR)  # [group, quad, lane, byte, column]
+        for signed in (lanes, -lanes):
+            sums = np.maximum(signed, 0).sum(axis=(1, 3))
+            if sums.size and int(sums.max()) * w.amax > INT16_MAX:
+                raise ValueError(f"panel {index}: a 16-bit sum can reach {int(sums.max()) * w.amax}, the limit is {INT16_MAX}")

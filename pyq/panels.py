@@ -1,0 +1,173 @@
+"""Panels: how packed weights lie in memory, shared by every kernel (the contract is in csrc/pyq.h).
+
+A matrix of folded weights (zero point subtracted, int16 in [-255, 255]) with its rows in groups of four, the quads,
+becomes panels of NR columns. The C packer can prove that sums of 16 bits are exact and store QUADS8 panels; without
+it every panel is PAIRS16, which is exact as it is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NR = 16
+PAIRS16, QUADS8, TAPS16 = range(3)
+LAYOUT_NAMES = ("pairs16", "quads8", "taps16")
+STEP_BYTES = (128, 64, 32)
+GROUP_SIZE = 2  # quads of a QUADS8 panel that share a 16-bit sum
+ALIGNMENT = 64
+
+PANEL_DTYPE = np.dtype(
+    [
+        ("data", "<i8"),
+        ("order", "<i8"),
+        ("steps", "<i4"),
+        ("layout", "<i4"),
+        ("column", "<i4"),
+        ("columns", "<i4"),
+        ("row_offset", "<i4"),
+        ("splits", "<i4"),
+    ]
+)
+
+
+class Panels(NamedTuple):
+    """Panel table (PANEL_DTYPE), int32 quad (or tap) numbers, and the packed bytes, aligned to 64."""
+
+    table: NDArray[np.void]
+    order: NDArray[np.int32]
+    data: NDArray[np.uint8]
+
+
+def aligned_bytes(size: int) -> NDArray[np.uint8]:
+    """An uninitialised uint8 array of ``size`` bytes that starts at a multiple of 64."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
+def _empty_table(columns: int) -> NDArray[np.void]:
+    first = np.arange(0, columns, NR)
+    table = np.zeros(len(first), PANEL_DTYPE)
+    table["column"] = first
+    table["columns"] = np.minimum(columns - first, NR)
+    return table
+
+
+def _in_panels(matrix: NDArray[np.int16]) -> NDArray[np.int16]:
+    """``[K, N]`` as ``[panels, K, NR]``, zero padded."""
+    k, n = matrix.shape
+    padded = np.zeros((k, -(-n // NR) * NR), np.int16)
+    padded[:, :n] = matrix
+    return padded.reshape(k, -1, NR).transpose(1, 0, 2)
+
+
+def _uniform(table: NDArray[np.void], layout: int, steps: int, order: NDArray[np.int32], data: NDArray[np.int16]) -> Panels:
+    """Panels that all have the same layout, number of steps and order."""
+    count = len(table)
+    table["layout"], table["steps"] = layout, steps
+    table["data"] = np.arange(count) * steps * STEP_BYTES[layout]
+    table["order"] = np.arange(count) * steps
+    packed = aligned_bytes(data.nbytes)
+    packed[:] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    return Panels(table, np.tile(order, count), packed)
+
+
+def pack_pairs16(matrix: NDArray[np.int16]) -> Panels:
+    """Widening panels, in NumPy: bytes (0, 2) of each quad, then (1, 3)."""
+    quads = len(matrix) // 4
+    halves = _in_panels(matrix).reshape(-1, quads, 2, 2, NR)  # [panel, quad, k // 2, k % 2, column]
+    data = halves.transpose(0, 1, 3, 4, 2)
+    return _uniform(_empty_table(matrix.shape[1]), PAIRS16, quads, np.arange(quads, dtype=np.int32), data)
+
+
+def pack_taps16(taps: NDArray[np.int16]) -> Panels:
+    """Depthwise panels of ``[taps, channels]``: pairs of taps; an odd last tap is paired with itself, weight 0."""
+    count, channels = taps.shape
+    order = np.arange(count + count % 2, dtype=np.int32)
+    order[count:] = count - 1
+    even = np.zeros((len(order), channels), np.int16)
+    even[:count] = taps
+    data = _in_panels(even).reshape(-1, len(order) // 2, 2, NR).transpose(0, 1, 3, 2)
+    panels = _uniform(_empty_table(channels), TAPS16, len(order), order, data)
+    panels.table["row_offset"] = panels.table["column"]  # output channel c reads input channel c
+    return panels
+
+
+def _pack_c(matrix: NDArray[np.int16], amax: int, prove: bool) -> Panels:
+    from pyq._core import ffi, lib
+
+    quads, columns = len(matrix) // 4, matrix.shape[1]
+    table = _empty_table(columns)
+    order = np.empty(len(table) * (2 * quads + 1), np.int32)
+    data = aligned_bytes(len(table) * quads * STEP_BYTES[PAIRS16])
+    used = lib.pyq_pack(
+        ffi.from_buffer("int16_t[]", np.ascontiguousarray(matrix)),
+        quads,
+        columns,
+        amax,
+        prove,
+        ffi.from_buffer("pyq_panel[]", table, require_writable=True),
+        ffi.from_buffer("int32_t[]", order, require_writable=True),
+        ffi.from_buffer("uint8_t[]", data, require_writable=True),
+    )
+    entries = int(table["steps"].sum())
+    trimmed = aligned_bytes(used)  # the worst case may be far larger than what the weights took
+    trimmed[:] = data[:used]
+    return Panels(table, order[:entries].copy(), trimmed)
+
+
+def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True) -> Panels:
+    """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums."""
+    if importlib.util.find_spec("pyq._core") is None:
+        return pack_pairs16(matrix)
+    return _pack_c(matrix, amax, prove)
+
+
+def join(groups: list[Panels], row_offsets: list[int], columns: int) -> Panels:
+    """Panels of several groups as one list: group g reads at ``row_offsets[g]``, writes ``columns`` columns further."""
+    tables = []
+    data_start = order_start = 0
+    for index, (group, row_offset) in enumerate(zip(groups, row_offsets, strict=True)):
+        table = group.table.copy()
+        table["data"] += data_start
+        table["order"] += order_start
+        table["column"] += index * columns
+        table["row_offset"] = row_offset
+        data_start += len(group.data)
+        order_start += len(group.order)
+        tables.append(table)
+    data = aligned_bytes(data_start)
+    np.concatenate([group.data for group in groups], out=data)
+    return Panels(np.concatenate(tables), np.concatenate([group.order for group in groups]), data)
+
+
+def panel_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """One panel as ``(order [steps], weights int32 [steps, rows per step, NR])``: 4 bytes of a quad, or 1 tap."""
+    panel = panels.table[index]
+    steps, layout, start = int(panel["steps"]), int(panel["layout"]), int(panel["data"])
+    order = panels.order[panel["order"] : panel["order"] + steps]
+    raw = panels.data[start : start + steps * STEP_BYTES[layout]]
+    if layout == QUADS8:
+        weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
+    elif layout == PAIRS16:
+        halves = raw.view(np.int16).reshape(steps, 2, NR, 2)  # [step, k % 2, column, k // 2]
+        weights = halves.transpose(0, 3, 1, 2).reshape(steps, 4, NR)
+    else:
+        weights = raw.view(np.int16).reshape(steps // 2, NR, 2).transpose(0, 2, 1).reshape(steps, 1, NR)
+    return order, weights.astype(np.int32)
+
+
+def unpack(panels: Panels, entries: int, columns: int, groups: int) -> NDArray[np.int32]:
+    """The folded weights ``[groups, rows, columns / groups]`` again; ``entries`` quads (or taps) each."""
+    rows_per_step = 1 if len(panels.table) and panels.table["layout"][0] == TAPS16 else 4
+    full = np.zeros((entries, rows_per_step, columns + NR), np.int32)
+    for index, panel in enumerate(panels.table):
+        order, weights = panel_weights(panels, index)
+        first, width = int(panel["column"]), int(panel["columns"])
+        np.add.at(full, (order, slice(None), slice(first, first + width)), weights[:, :, :width])
+    matrix = full[:, :, :columns].reshape(entries * rows_per_step, groups, columns // groups)
+    return matrix.transpose(1, 0, 2)
