@@ -1,0 +1,71 @@
+"""Argument checks that the operations share: messages name the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyq.qparams import QParams
+from pyq.tensor import QTensor
+
+BYTES = (np.dtype("uint8"), np.dtype("int8"))
+LAYOUTS = ("NCHW", "NHWC")
+
+
+def check_activation(name: str, x: object) -> QTensor:
+    """`x` as a uint8 or int8 QTensor with one scale, the left operand of integer kernels."""
+    if not isinstance(x, QTensor):
+        raise TypeError(f"{name}: expected a QTensor, got {type(x).__name__}")
+    if x.dtype not in BYTES:
+        raise TypeError(f"{name}: expected uint8 or int8 data, got {x.dtype}")
+    if x.axis is not None:
+        raise ValueError(
+            f"{name}: expected one scale for the whole tensor, got one per index of axis {x.axis}"
+        )
+    return x
+
+
+def check_bytes(name: str, x: object) -> np.ndarray:
+    """`x` as a uint8 or int8 array."""
+    array = np.asarray(x)
+    if array.dtype not in BYTES:
+        raise TypeError(f"{name}: expected an array of uint8 or int8, got {array.dtype}")
+    return array
+
+
+def check_output(out: object) -> QParams:
+    """`out` as QParams that an activation can have: uint8 or int8, one scale."""
+    if not isinstance(out, QParams):
+        raise TypeError(f"out: expected QParams, got {type(out).__name__}")
+    if out.dtype not in BYTES:
+        raise ValueError(f"out: expected dtype uint8 or int8, got {out.dtype}")
+    if out.axis is not None:
+        raise ValueError(
+            f"out: expected one scale for the whole tensor, got one per index of axis {out.axis}"
+        )
+    return out
+
+
+def check_integers(name: str, values: Any, count: int, least: int, default: int) -> tuple[int, ...]:
+    """`values` as `count` integers, none below `least`; `default` for each when None."""
+    if values is None:
+        return (default,) * count
+    if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+        raise TypeError(f"{name}: expected {count} integers, got {values!r}")
+    try:
+        integers = tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise TypeError(f"{name}: expected {count} integers, got {values!r}") from None
+    if len(integers) != count or min(integers, default=least) < least:
+        raise ValueError(f"{name}: expected {count} integers of at least {least}, got {list(integers)}")
+    return integers
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> str:
+    """`value` as one of the allowed strings."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value

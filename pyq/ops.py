@@ -1,0 +1,352 @@
+"""The public integer operations: matrix products and convolutions of quantized tensors and of raw integers.
+
+Arguments are checked here, brought to the one form that kernels know (a uint8 or int8 matrix or NHWC images,
+and a `PackedWeight`), and given to the current backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
+from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_output
+from pyq.geometry import place
+from pyq.packing import PackedWeight, pack
+from pyq.qparams import QParams, as_float32, quantize_array
+from pyq.tensor import QTensor
+
+Activation: TypeAlias = str | tuple[float | None, float | None] | None
+Batch: TypeAlias = tuple[int, ...]
+
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
+_ACCUMULATE = Epilogue(np.dtype(np.int32))
+
+
+def matmul(
+    x: QTensor,
+    w: QTensor | PackedWeight,
+    bias: npt.ArrayLike | None = None,
+    out: QParams | None = None,
+    activation: Activation = None,
+) -> np.ndarray | QTensor:
+    """Matrix product `x @ w + bias` of quantized tensors, exact in the integers.
+
+    x: uint8 or int8 [..., M, K] or [K], with one scale. w: [K, N], quantized per tensor or along axis 1;
+    packed by `pack`, for repeated use; or per tensor [..., K, N], leading dimensions broadcasting as in
+    `numpy.matmul`.
+    bias: [N] reals; for a quantized result, rounded to int32 multiples of `x.scale * w.scale`.
+    out: None for a float32 array, or parameters (uint8 or int8) for a QTensor.
+    activation: "relu", "relu6" or bounds (low, high), either of which may be None.
+
+    ValueError when shapes do not fit, or an activation exceeds what `w` was packed for.
+
+    >>> x = QTensor(np.array([[1, 2]], np.uint8), scale=0.5)
+    >>> matmul(x, QTensor(np.array([[3], [4]], np.int8), scale=0.1), bias=[1.0]).round(2)
+    array([[1.55]], dtype=float32)
+    """
+    check_activation("x", x)
+
+    def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
+        epilogue = _epilogue(x, packed, bias, out, activation)
+        return current_backend().matmul(rows, int(x.zero_point), packed, epilogue)
+
+    if isinstance(w, PackedWeight):
+        return _quantized(_batched(x.data, w.shape, lambda index: w, product), out)
+    if not isinstance(w, QTensor):
+        raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
+    if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
+        raise ValueError(f"w: expected [K, N], or [..., K, N] with one scale, got {w.shape}, axis {w.axis}")
+    return _quantized(_batched(x.data, w.shape, lambda index: pack(w[index], prove=False), product), out)
+
+
+def linear(
+    x: QTensor,
+    w: QTensor | PackedWeight,
+    bias: npt.ArrayLike | None = None,
+    out: QParams | None = None,
+    activation: Activation = None,
+) -> np.ndarray | QTensor:
+    """Fully connected layer: `matmul` with a weight [N, K], quantized per tensor or along axis 0.
+
+    A `PackedWeight` is that of the transposed weight: `pack(w.T)`.
+
+    >>> linear(QTensor(np.array([1, 2], np.uint8), 1.0), QTensor(np.array([[3, 4]], np.int8), 1.0))
+    array([11.], dtype=float32)
+    """
+    if isinstance(w, QTensor) and w.ndim != 2:
+        raise ValueError(f"w: expected [N, K], got {w.shape}")
+    return matmul(x, w.T if isinstance(w, QTensor) else w, bias, out, activation)
+
+
+def matmul_integer(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | PackedWeight,
+    a_zero_point: npt.ArrayLike = 0,
+    b_zero_point: npt.ArrayLike | None = None,
+) -> np.ndarray:
+    """int32 `(a - a_zero_point) @ (b - b_zero_point)`, modulo 2**32, as ONNX MatMulInteger.
+
+    a: uint8 or int8 [..., M, K] or [K]; a_zero_point: one, or one per row: [M] or [..., M, 1].
+    b: uint8 or int8 [..., K, N]; b_zero_point: one (0 when None), or one per column: [N] or [..., 1, N].
+    b may be a `PackedWeight`, which has its own zero point. Leading dimensions broadcast as in
+    `numpy.matmul`.
+
+    >>> matmul_integer(np.array([[255, 255]], np.uint8), np.array([[127], [127]], np.int8))
+    array([[64770]], dtype=int32)
+    """
+    rows = check_bytes("a", a)
+    row_shape = (*rows.shape[:-1], 1)
+    a_zero = _zero_points("a_zero_point", a_zero_point, rows.dtype, row_shape, -2)
+    shared, each = (int(a_zero), None) if a_zero.ndim == 0 else (0, a_zero)
+
+    def product(matrix: np.ndarray, packed: PackedWeight) -> np.ndarray:
+        return current_backend().matmul(matrix, shared, packed, _ACCUMULATE)
+
+    if isinstance(b, PackedWeight):
+        _check_unset("b_zero_point", b_zero_point)
+        acc, colsum = _batched(rows, b.shape, lambda index: b, product), b.colsum
+    else:
+        columns = check_bytes("b", b)
+        if columns.ndim < 2:
+            raise ValueError(f"b: expected [..., K, N], got shape {columns.shape}")
+        column_shape = (*columns.shape[:-2], 1, columns.shape[-1])
+        b_zero = _zero_points("b_zero_point", b_zero_point, columns.dtype, column_shape, -1)
+        zeros = np.broadcast_to(b_zero, column_shape)
+
+        def packed_at(index: Batch) -> PackedWeight:
+            return pack(_unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
+
+        acc = _batched(rows, columns.shape, packed_at, product)
+        colsum = (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True)
+    if each is None:
+        return acc
+    # The kernel took each row as it is; a zero point per row then costs one product with the column sums.
+    return (acc - each.astype(np.int64) * colsum).astype(np.int32)
+
+
+def conv(
+    x: QTensor,
+    w: QTensor | PackedWeight,
+    bias: npt.ArrayLike | None = None,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int | None = None,
+    auto_pad: str = "NOTSET",
+    activation: Activation = None,
+    out: QParams | None = None,
+    layout: str = "NCHW",
+) -> np.ndarray | QTensor:
+    """Convolution of quantized images as in ONNX Conv, exact in the integers; padding is the real 0.
+
+    x: uint8 or int8 [N, C, H, W] or [N, C, W], with one scale; with layout="NHWC", channels last, and so is
+    the result. The memory order is free: images that lie channels last need no copy. w: [M, C / group,
+    *kernel], quantized per tensor or along axis 0, or packed by `pack`. strides, dilations: one per spatial
+    dimension, 1 by default; pads: all begins, then all ends, 0 by default; auto_pad as in ONNX. group: by
+    default that of a packed `w`, else 1. bias ([M]), activation and out as in `matmul`.
+
+    ValueError when shapes do not fit, or an activation exceeds what `w` was packed for.
+
+    >>> x = QTensor(np.arange(9, dtype=np.uint8).reshape(1, 1, 3, 3), scale=1.0)
+    >>> conv(x, QTensor(np.ones((1, 1, 2, 2), np.int8), scale=0.5), strides=(1, 1))[0, 0]
+    array([[ 4.,  6.],
+           [10., 12.]], dtype=float32)
+    """
+    check_activation("x", x)
+    if not isinstance(w, QTensor | PackedWeight):
+        raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
+    images, packed, geometry = _placed(x.data, w, layout, group, strides, pads, dilations, auto_pad)
+    epilogue = _epilogue(x, packed, bias, out, activation)
+    y = current_backend().conv(images, int(x.zero_point), packed, geometry, epilogue)
+    return _quantized(_restored(y, x.ndim, layout), out)
+
+
+def conv_integer(
+    x: npt.ArrayLike,
+    w: npt.ArrayLike | PackedWeight,
+    x_zero_point: npt.ArrayLike = 0,
+    w_zero_point: npt.ArrayLike | None = None,
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    group: int | None = None,
+    auto_pad: str = "NOTSET",
+    layout: str = "NCHW",
+) -> np.ndarray:
+    """int32 convolution modulo 2**32, as ONNX ConvInteger; padding has the value `x_zero_point`.
+
+    x: uint8 or int8 [N, C, H, W] or [N, C, W]; x_zero_point: one. w: uint8 or int8 [M, C / group, *kernel];
+    w_zero_point: one (0 when None), or one per filter: [M]. w may be a `PackedWeight`, which has its own zero
+    point. The other arguments as in `conv`.
+
+    >>> x = np.full((1, 1, 2, 2), 255, np.uint8)
+    >>> conv_integer(x, np.full((1, 1, 2, 2), -128, np.int8))
+    array([[[[-130560]]]], dtype=int32)
+    """
+    data = check_bytes("x", x)
+    x_zero = _zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
+    if isinstance(w, PackedWeight):
+        _check_unset("w_zero_point", w_zero_point)
+        filters: QTensor | PackedWeight = w
+    else:
+        weights = check_bytes("w", w)
+        w_zero = _zero_points("w_zero_point", w_zero_point, weights.dtype, weights.shape[:1], -1)
+        filters = _unscaled(weights, np.broadcast_to(w_zero, weights.shape[:1]), 0)
+    images, packed, geometry = _placed(data, filters, layout, group, strides, pads, dilations, auto_pad)
+    acc = current_backend().conv(images, int(x_zero), packed, geometry, _ACCUMULATE)
+    return _restored(acc, data.ndim, layout)
+
+
+def _batched(
+    a: np.ndarray,
+    b_shape: tuple[int, ...],
+    b_at: Callable[[Batch], PackedWeight],
+    product: Callable[[np.ndarray, PackedWeight], np.ndarray],
+) -> np.ndarray:
+    """`a @ b` as `numpy.matmul` has it, where `b_at(index)` is the matrix of `b` at an index of its batch."""
+    if len(b_shape) < 2 or a.shape[-1:] != b_shape[-2:-1]:
+        raise ValueError(
+            f"shapes: expected [..., M, K] and [..., K, N] with one K, got {a.shape} and {b_shape}"
+        )
+    *batch, depth, columns = b_shape
+    if not batch:
+        return product(a.reshape(-1, depth), b_at(())).reshape(*a.shape[:-1], columns)
+    matrices = a if a.ndim > 1 else a[None]
+    try:
+        whole = np.broadcast_shapes(matrices.shape[:-2], tuple(batch))
+    except ValueError:
+        raise ValueError(f"shapes: expected batches that broadcast, got {a.shape} and {b_shape}") from None
+    packed = [b_at(index) for index in np.ndindex(*batch)]
+    owners = np.broadcast_to(np.arange(len(packed)).reshape(batch), whole)
+    stack = np.broadcast_to(matrices, (*whole, *matrices.shape[-2:])).reshape(-1, *matrices.shape[-2:])
+    parts = [product(rows, packed[owner]) for rows, owner in zip(stack, owners.ravel(), strict=True)]
+    return np.stack(parts).reshape(*whole, *a.shape[-2:-1], columns)
+
+
+def _placed(
+    data: np.ndarray,
+    w: QTensor | PackedWeight,
+    layout: str,
+    group: int | None,
+    strides: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    auto_pad: str,
+) -> tuple[np.ndarray, PackedWeight, ConvGeometry]:
+    """A convolution as kernels take it: NHWC view of the images, packed filters, 2-d geometry; all checked.
+
+    A 1-d convolution is one of images of height 1.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    rank = data.ndim - 2
+    if rank not in (1, 2):
+        raise ValueError(f"x: expected 3 or 4 dimensions (one or two of H and W), got {data.shape}")
+    if len(w.shape) != data.ndim:
+        raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
+    images = data if layout == "NHWC" else np.moveaxis(data, 1, -1)
+    if group is None:
+        group = w.group if isinstance(w, PackedWeight) else 1
+    elif isinstance(w, PackedWeight) and group != w.group:
+        raise ValueError(f"group: the weights were packed for {w.group}, got {group}")
+    if images.shape[-1] != w.shape[1] * group:
+        expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
+        raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")
+    placed = place(images.shape[1:-1], w.shape[2:], strides, pads, dilations, auto_pad)
+    top, left, bottom, right = placed.pads if rank == 2 else (0, placed.pads[0], 0, placed.pads[1])
+    (stride_h, stride_w), (dilation_h, dilation_w) = (1, *placed.strides)[-2:], (1, *placed.dilations)[-2:]
+    geometry = ConvGeometry((stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w))
+    if isinstance(w, QTensor):
+        w = pack(w, group=group, dilations=geometry.dilations, prove=False)
+    return images if rank == 2 else images[:, None], w, geometry
+
+
+def _restored(y: np.ndarray, ndim: int, layout: str) -> np.ndarray:
+    """The NHWC result as an array of `ndim` dimensions in `layout`, a view."""
+    images = y if ndim == 4 else y[:, 0]
+    return images if layout == "NHWC" else np.moveaxis(images, -1, 1)
+
+
+def _epilogue(
+    x: QTensor, w: PackedWeight, bias: npt.ArrayLike | None, out: QParams | None, activation: Activation
+) -> Epilogue:
+    """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`."""
+    with np.errstate(over="ignore", under="ignore"):
+        scale = np.asarray(x.scale * w.scale)
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(f"x, w: expected scales with a float32 product, got {x.scale!r}, {w.scale!r}")
+        if out is not None and not np.isfinite(scale / check_output(out).scale).all():
+            raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
+    low, high = _bounds(activation)
+    reals = None
+    if bias is not None:
+        reals = as_float32("bias", bias)
+        if reals.shape != (w.columns,) or not np.isfinite(reals).all():
+            raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
+    if out is None:
+        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), reals, 0, low, high)
+    steps = None
+    if reals is not None:
+        steps = quantize_array(reals, QParams(np.broadcast_to(scale, reals.shape), 0, "int32", axis=0))
+    # Quantization is monotonic: bounds on the reals become bounds on the integers.
+    low, high = (
+        None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in (low, high)
+    )
+    return requantize_epilogue(x.scale, w.scale, out, steps, low, high)
+
+
+def _bounds(activation: Activation) -> tuple[float | None, float | None]:
+    """Lower and upper bound in reals, None where there is none."""
+    if activation is None:
+        return None, None
+    if isinstance(activation, str):
+        return _BOUNDS[check_choice("activation", activation, tuple(_BOUNDS))]
+    try:
+        low, high = (None if bound is None else float(bound) for bound in activation)
+    except (TypeError, ValueError):
+        raise TypeError(f'activation: expected "relu", "relu6" or (low, high), got {activation!r}') from None
+    if not (-np.inf if low is None else low) <= (np.inf if high is None else high):
+        raise ValueError(f"activation: expected low <= high, got {activation!r}")
+    return low, high
+
+
+def _quantized(y: np.ndarray, out: QParams | None) -> np.ndarray | QTensor:
+    return y if out is None else QTensor(y, out.scale, out.zero_point)
+
+
+def _unscaled(integers: np.ndarray, zero_points: np.ndarray, axis: int) -> QTensor:
+    """Raw integers as a QTensor of scale 1 with a zero point for each index of `axis`."""
+    return QTensor(integers, np.ones(zero_points.shape, np.float32), zero_points, axis)
+
+
+def _check_unset(name: str, zero_point: npt.ArrayLike | None) -> None:
+    if zero_point is not None:
+        raise ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
+
+
+def _zero_points(
+    name: str, values: npt.ArrayLike | None, dtype: np.dtype[Any], shape: tuple[int, ...], axis: int
+) -> np.ndarray:
+    """Zero points within `dtype`: a single one as a 0-d array, several so that they broadcast to `shape`.
+
+    A 1-d array has one zero point per index of `axis` of `shape`.
+    """
+    zeros = np.asarray(0 if values is None else values)
+    limits = np.iinfo(dtype)
+    if zeros.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {zeros.dtype}")
+    if ((zeros < limits.min) | (zeros > limits.max)).any():
+        raise ValueError(f"{name}: expected {limits.min} to {limits.max} for {dtype}, got {values!r}")
+    if zeros.size == 1:
+        return zeros.reshape(())
+    column = zeros[:, None] if zeros.ndim == 1 and axis == -2 else zeros
+    try:
+        np.broadcast_to(column, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected one, or as many as fit {shape}, got shape {zeros.shape}"
+        ) from None
+    return column
