@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
+from pyq.files import write_file
 from pyq.quantization.graph import Graph, Node, ValueInfo
 
 
@@ -22,17 +23,24 @@ def to_proto(graph: Graph) -> ModelProto:
     >>> to_proto(Graph([Node("Relu", ["x"], ["y"])], {}, [x], [y], opset=13)).graph.node[0].op_type
     'Relu'
     """
-    opsets = [helper.make_opsetid(domain, version) for domain, version in {"": graph.opset, **graph.domains}.items()]
+    versions = {"": graph.opset, **graph.domains}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
     proto = helper.make_graph(
-        [_node(node, graph) for node in graph.sorted()],
+        [node_proto(node, graph) for node in graph.sorted()],
         graph.name or "graph",
         [_value_info(value) for value in graph.inputs],
         [_value_info(value) for value in graph.outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-         for name, array in graph.constants.items()],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+            for name, array in graph.constants.items()
+        ],
     )
-    model = helper.make_model(proto, opset_imports=opsets, producer_name="pyq",
-                              ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True))
+    model = helper.make_model(
+        proto,
+        opset_imports=opsets,
+        producer_name="pyq",
+        ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
+    )
     helper.set_model_props(model, graph.metadata)
     return model
 
@@ -44,18 +52,11 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """
     model = to_proto(graph)
     onnx.checker.check_model(model, full_check=True)
-    target = os.fspath(path)
-    temporary = f"{target}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(model.SerializeToString())
-        os.replace(temporary, target)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_file(path, model.SerializeToString())
 
 
-def _node(node: Node, graph: Graph) -> NodeProto:
+def node_proto(node: Node, graph: Graph) -> NodeProto:
+    """One node of `graph` as a NodeProto."""
     proto = helper.make_node(node.op_type, node.inputs, node.outputs, node.name, domain=node.domain or None)
     proto.attribute.extend(_attribute(name, value, node, graph) for name, value in node.attributes.items())
     return proto
@@ -74,4 +75,5 @@ def _attribute(name: str, value: Any, node: Node, graph: Graph) -> AttributeProt
 def _value_info(value: ValueInfo) -> ValueInfoProto:
     if value.dtype is None:
         raise ValueError(f"value {value.name!r} is not a tensor of known type, it cannot be written")
-    return helper.make_tensor_value_info(value.name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(value.name, kind, value.shape)

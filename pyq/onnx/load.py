@@ -67,7 +67,9 @@ def _read(model: ModelSource) -> ModelProto:
 
 
 def _opset(proto: ModelProto) -> int:
-    return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=MIN_OPSET)
+    return max(
+        (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=MIN_OPSET
+    )
 
 
 def _convert(proto: ModelProto) -> ModelProto:
@@ -78,7 +80,9 @@ def _convert(proto: ModelProto) -> ModelProto:
         nodes = proto.graph.node
         culprit = next((node for node in nodes if node.op_type in str(error)), nodes[0])
         reason = f"converting the model to opset {MIN_OPSET} failed: {error}"
-        raise UnsupportedOperator(culprit.name or culprit.output[0], culprit.op_type, _opset(proto), reason) from error
+        raise UnsupportedOperator(
+            culprit.name or culprit.output[0], culprit.op_type, _opset(proto), reason
+        ) from error
 
 
 def from_proto(proto: ModelProto) -> Graph:
@@ -95,13 +99,14 @@ def from_proto(proto: ModelProto) -> Graph:
     graph = Graph(
         nodes=nodes,
         constants=constants,
-        inputs=[_value_info(value) for value in source.input if value.name not in constants],
-        outputs=[_value_info(value) for value in source.output],
+        inputs=[value_info(value) for value in source.input if value.name not in constants],
+        outputs=[value_info(value) for value in source.output],
         opset=_opset(proto),
         name=source.name,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
-        domains={entry.domain: entry.version for entry in proto.opset_import
-                 if entry.domain not in ("", "ai.onnx")},
+        domains={
+            entry.domain: entry.version for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")
+        },
     )
     graph.nodes = graph.sorted()
     return graph
@@ -136,8 +141,14 @@ def _constant(item: NodeProto) -> np.ndarray:
     if attribute.type == AttributeProto.SPARSE_TENSOR:
         return _dense(attribute.sparse_tensor)
     value = _attribute(attribute)
-    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64,
-              "value_string": np.object_, "value_strings": np.object_}
+    dtypes = {
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_string": np.object_,
+        "value_strings": np.object_,
+    }
     return np.asarray(value, dtypes.get(attribute.name))
 
 
@@ -170,7 +181,8 @@ def _captures(subgraphs: Iterable[GraphProto]) -> set[str]:
     return outer
 
 
-def _value_info(value: ValueInfoProto) -> ValueInfo:
+def value_info(value: ValueInfoProto) -> ValueInfo:
+    """Name, type and shape of a graph input, output or inferred value."""
     if not value.type.HasField("tensor_type"):
         return ValueInfo(value.name)
     tensor = value.type.tensor_type
@@ -182,5 +194,7 @@ def _value_info(value: ValueInfoProto) -> ValueInfo:
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
-        return dim.dim_value if dim.dim_value >= 0 else None  # some exporters write -1 for a dynamic dimension
+        return (
+            dim.dim_value if dim.dim_value >= 0 else None
+        )  # some exporters write -1 for a dynamic dimension
     return dim.dim_param or None

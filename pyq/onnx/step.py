@@ -16,6 +16,14 @@ class Buffers(Protocol):
         ...
 
 
+class Fresh:
+    """Buffers that are new each time: for a step that runs once."""
+
+    def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        """See `Buffers.take`."""
+        return np.empty(shape, dtype)
+
+
 class Step(Protocol):
     """One operation of a compiled model; everything that can be prepared was prepared when it was made.
 

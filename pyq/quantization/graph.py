@@ -50,8 +50,13 @@ class Node:
 
     def copy(self) -> Node:
         """A node of its own; attribute values are shared, they are never modified in place."""
-        return replace(self, inputs=list(self.inputs), outputs=list(self.outputs),
-                       attributes=dict(self.attributes), captures=list(self.captures))
+        return replace(
+            self,
+            inputs=list(self.inputs),
+            outputs=list(self.outputs),
+            attributes=dict(self.attributes),
+            captures=list(self.captures),
+        )
 
 
 @dataclass
@@ -100,9 +105,15 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph whose nodes and tables may be changed freely; arrays are shared, they are never modified."""
-        return replace(self, nodes=[node.copy() for node in self.nodes], constants=dict(self.constants),
-                       inputs=list(self.inputs), outputs=list(self.outputs),
-                       metadata=dict(self.metadata), domains=dict(self.domains))
+        return replace(
+            self,
+            nodes=[node.copy() for node in self.nodes],
+            constants=dict(self.constants),
+            inputs=list(self.inputs),
+            outputs=list(self.outputs),
+            metadata=dict(self.metadata),
+            domains=dict(self.domains),
+        )
 
     def prune(self) -> None:
         """Drop, in place, the nodes and constants from which no output can be reached."""
@@ -128,7 +139,9 @@ class Graph:
             unmade = [name for name in node.reads() if name not in known]
             for name in unmade:
                 if name not in made:
-                    raise ValueError(f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces")
+                    raise ValueError(
+                        f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces"
+                    )
                 readers.setdefault(name, []).append(index)
             missing.append(len(unmade))
         ready = [index for index, count in enumerate(missing) if count == 0]  # a heap: earliest node first

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyq.quantization.elementwise import ELEMENTWISE
+from pyq.quantization.float_elementwise import ELEMENTWISE
 from pyq.quantization.graph import Graph, Node
 
 
@@ -40,8 +40,10 @@ class Region:
         values: dict[str, np.ndarray] = {self.input: np.asarray(x, np.float32)}
         with np.errstate(all="ignore"):
             for node in self.nodes:
-                arrays = [(values[name] if name in values else constants[name]).astype(np.float64) if name else None
-                          for name in node.inputs]
+                arrays = [
+                    (values[name] if name in values else constants[name]).astype(np.float64) if name else None
+                    for name in node.inputs
+                ]
                 y = ELEMENTWISE[node.op_type](*arrays, **node.attributes)
                 values[node.outputs[0]] = np.asarray(y).astype(np.float32)
         return values[self.output]
@@ -112,5 +114,8 @@ class _Finder:
     def _is_elementwise(self, node: Node) -> bool:
         """Whether the node works element by element and all its constants are float scalars."""
         constants = [self.constants[name] for name in node.inputs if name in self.constants]
-        return (not node.domain and node.op_type in ELEMENTWISE
-                and all(array.size == 1 and array.ndim <= 1 and array.dtype == np.float32 for array in constants))
+        return (
+            not node.domain
+            and node.op_type in ELEMENTWISE
+            and all(array.size == 1 and array.ndim <= 1 and array.dtype == np.float32 for array in constants)
+        )

@@ -108,7 +108,9 @@ def celu(x: Array, *, alpha: float = 1.0) -> Array:
     return np.where(x < 0, kind(alpha) * np.expm1(x / kind(alpha)), x)
 
 
-def selu(x: Array, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Array:
+def selu(
+    x: Array, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> Array:
     """`gamma * elu(x)` with the constants of self-normalizing networks."""
     return x.dtype.type(gamma) * elu(x, alpha=alpha)
 
@@ -147,13 +149,51 @@ def thresholded_relu(x: Array, *, alpha: float = 1.0) -> Array:
 
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    "Abs": np.abs, "Acos": np.arccos, "Acosh": np.arccosh, "Add": np.add, "Asin": np.arcsin, "Asinh": np.arcsinh,
-    "Atan": np.arctan, "Atanh": np.arctanh, "Ceil": np.ceil, "Celu": celu, "Clip": clip, "Cos": np.cos,
-    "Cosh": np.cosh, "Div": divide, "Elu": elu, "Erf": erf, "Exp": np.exp, "Floor": np.floor, "Gelu": gelu,
-    "HardSigmoid": hard_sigmoid, "HardSwish": hard_swish, "LeakyRelu": leaky_relu, "Log": np.log, "Max": maximum,
-    "Min": minimum, "Mish": mish, "Mul": np.multiply, "Neg": np.negative, "PRelu": prelu, "Pow": power,
-    "Reciprocal": np.reciprocal, "Relu": relu, "Round": np.rint, "Selu": selu, "Sigmoid": sigmoid, "Sign": np.sign,
-    "Sin": np.sin, "Sinh": np.sinh, "Softplus": softplus, "Softsign": softsign, "Sqrt": np.sqrt, "Sub": np.subtract,
-    "Swish": swish, "Tan": np.tan, "Tanh": np.tanh, "ThresholdedRelu": thresholded_relu,
+    "Abs": np.abs,
+    "Acos": np.arccos,
+    "Acosh": np.arccosh,
+    "Add": np.add,
+    "Asin": np.arcsin,
+    "Asinh": np.arcsinh,
+    "Atan": np.arctan,
+    "Atanh": np.arctanh,
+    "Ceil": np.ceil,
+    "Celu": celu,
+    "Clip": clip,
+    "Cos": np.cos,
+    "Cosh": np.cosh,
+    "Div": divide,
+    "Elu": elu,
+    "Erf": erf,
+    "Exp": np.exp,
+    "Floor": np.floor,
+    "Gelu": gelu,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "LeakyRelu": leaky_relu,
+    "Log": np.log,
+    "Max": maximum,
+    "Min": minimum,
+    "Mish": mish,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "PRelu": prelu,
+    "Pow": power,
+    "Reciprocal": np.reciprocal,
+    "Relu": relu,
+    "Round": np.rint,
+    "Selu": selu,
+    "Sigmoid": sigmoid,
+    "Sign": np.sign,
+    "Sin": np.sin,
+    "Sinh": np.sinh,
+    "Softplus": softplus,
+    "Softsign": softsign,
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    "Swish": swish,
+    "Tan": np.tan,
+    "Tanh": np.tanh,
+    "ThresholdedRelu": thresholded_relu,
 }
 """Operators whose output element depends on the elements at the same (broadcast) place of their inputs alone."""

@@ -1,0 +1,188 @@
+"""`Session`: load a model, compile it to steps, run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from pyq.backends import backend as backend_named
+from pyq.backends import use_backend
+from pyq.config import set_num_threads
+from pyq.onnx.compile import compile_steps
+from pyq.onnx.load import ModelSource, load
+from pyq.onnx.passes import optimize
+from pyq.onnx.step import Fresh, Step
+from pyq.quantization.graph import Graph, ValueInfo
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output of a session: name, shape (ints, symbols, None) and type, such as "tensor(float)"."""
+
+    name: str
+    shape: list[int | str | None]
+    type: str
+
+    @classmethod
+    def of(cls, value: ValueInfo) -> NodeArg:
+        """What onnxruntime would say about the value."""
+        return cls(value.name, list(value.shape or ()), f"tensor({_type_name(value.dtype)})")
+
+
+def _type_name(dtype: np.dtype[Any] | None) -> str:
+    if dtype is None:
+        return "unknown"
+    name = helper.tensor_dtype_to_string(helper.np_dtype_to_tensor_dtype(dtype))
+    return name.removeprefix("TensorProto.").lower()
+
+
+class Program:
+    """The steps for one set of outputs, and after which step each value is no longer needed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.steps, constants = compile_steps(graph)
+        self.outputs = graph.output_names
+        self.constants = {name: constants[name] for name in self.outputs if name in constants}
+        last_use: dict[str, int] = {}
+        for index, step in enumerate(self.steps):
+            last_use.update(dict.fromkeys([*step.inputs, *step.outputs], index))
+        self.released: list[list[str]] = [[] for _ in self.steps]
+        for name, index in last_use.items():
+            if name not in self.outputs:
+                self.released[index].append(name)
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs for checked inputs."""
+        values: dict[str, Any] = {**self.constants, **feeds}
+        buffers = Fresh()
+        with np.errstate(
+            all="ignore"
+        ):  # infinities and NaN are values of the model, as in every float runtime
+            for step, released in zip(self.steps, self.released, strict=True):
+                results = step.run([values[name] for name in step.inputs], buffers)
+                values.update(zip(step.outputs, results, strict=True))
+                for name in released:
+                    del values[name]
+        return {name: values[name] for name in self.outputs}
+
+
+class Session:
+    """An ONNX model, ready to run; shaped like onnxruntime.InferenceSession.
+
+    model: path of a file, its bytes, or an onnx.ModelProto; float, or quantized (QDQ or QLinear / Integer operators).
+    threads: how many threads pyq's kernels may use from now on, in the whole process (see `pyq.set_num_threads`).
+    backend: name of the pyq backend that this session uses; the one in force when it runs, unless given.
+
+    Raises FormatError when the model is broken, and UnsupportedOperator, naming node, operator and opset, when
+    something in it cannot run.
+
+    >>> from onnx import parser
+    >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { y = Relu(x) }'
+    >>> session = Session(parser.parse_model(text))
+    >>> session.run(None, {"x": np.float32([-1, 2])})
+    [array([0., 2.], dtype=float32)]
+    """
+
+    def __init__(self, model: ModelSource, *, threads: int | None = None, backend: str | None = None) -> None:
+        if threads is not None:
+            set_num_threads(threads)
+        if backend is not None:
+            backend_named(backend)
+        self._backend = backend
+        self.graph = optimize(load(model))
+        self._programs: dict[frozenset[str], Program] = {}
+        self._program(self.graph.output_names)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs that `run` must be fed, in the model's order."""
+        return [NodeArg.of(value) for value in self.graph.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs that `run` returns, in the model's order."""
+        return [NodeArg.of(value) for value in self.graph.outputs]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The free-form properties that the model's file carries."""
+        return dict(self.graph.metadata)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The compiled steps of a plain run, in order."""
+        return list(self._program(self.graph.output_names).steps)
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
+        """Run the model; returns the outputs asked for, all of them for None, in the order of the names.
+
+        feeds: one array per input. ValueError when one is missing, unknown, or of a wrong type, rank or fixed size.
+        """
+        names = self.graph.output_names if output_names is None else list(output_names)
+        unknown = [name for name in names if name not in self.graph.output_names]
+        if unknown:
+            raise ValueError(
+                f"output_names: no output {unknown[0]!r}, the model has {self.graph.output_names}"
+            )
+        values = self._run(self.graph.output_names, feeds)
+        return [values[name] for name in names]
+
+    def run_values(self, names: Iterable[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the model and return any of its values, by name: outputs, inputs and what nodes make in between.
+
+        Folded and fused away values can be asked for as long as they are in `self.graph`; ValueError otherwise. The
+        steps for a new set of names are compiled once and kept.
+        """
+        wanted = list(dict.fromkeys(names))
+        known = self.graph.consumers()
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError(f"names: the optimized model has no value {unknown[0]!r}")
+        return self._run(wanted, feeds)
+
+    def _run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        checked = self._checked(feeds)
+        with self._chosen_backend():
+            return self._program(names).run(checked)
+
+    def _program(self, names: Sequence[str]) -> Program:
+        key = frozenset(names)
+        if key not in self._programs:
+            known = {value.name: value for value in self.graph.outputs}
+            graph = replace(self.graph.copy(), outputs=[known.get(name, ValueInfo(name)) for name in names])
+            graph.prune()
+            with self._chosen_backend():
+                self._programs[key] = Program(graph)
+        return self._programs[key]
+
+    def _chosen_backend(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._backend is None else use_backend(self._backend)
+
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        expected = {value.name: value for value in self.graph.inputs}
+        for name in feeds:
+            if name not in expected:
+                raise ValueError(f"feeds: the model has no input {name!r}, its inputs are {list(expected)}")
+        for name in expected:
+            if name not in feeds:
+                raise ValueError(f"feeds: input {name!r} is missing")
+        return {name: _checked_array(value, feeds[name]) for name, value in expected.items()}
+
+
+def _checked_array(value: ValueInfo, given: Any) -> Any:
+    if value.dtype is None:
+        return given
+    array = np.asarray(given)
+    if array.dtype != value.dtype and not (value.dtype == object and array.dtype.kind in "US"):
+        raise ValueError(f"feeds: input {value.name!r} is {array.dtype}, expected {value.dtype}")
+    if value.shape is None:
+        return array
+    fits = array.ndim == len(value.shape) and all(
+        not isinstance(fixed, int) or n == fixed for n, fixed in zip(array.shape, value.shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"feeds: input {value.name!r} has shape {array.shape}, expected {value.shape}")
+    return array
