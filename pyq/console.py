@@ -1,0 +1,46 @@
+"""What the commands show on the terminal while they work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pyq.quantization.calibration import Progress as Callback
+    from pyq.quantization.report import Report
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callback]:
+    """Show a bar per activity while the block runs; yields a callback (steps done, in all, activity)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as display:
+
+        def update(done: int, total: int | None, activity: str) -> None:
+            if activity not in bars:
+                bars[activity] = display.add_task(escape(activity), total=total)
+            display.update(bars[activity], completed=done, total=total)
+
+        yield update
+
+
+def layers_table(report: Report, worst: int) -> Table:
+    """The int8 layers of a report with the lowest SQNR; the title says whether all layers are exact."""
+    wrong = sum(not layer.exact for layer in report.layers)
+    verdict = f"{wrong} NOT exact" if wrong else "all exact"
+    title = f"{len(report.layers)} int8 layers, {verdict}; the worst by SQNR"
+    table = Table("layer", "operator", title=title)
+    table.add_column("SQNR", justify="right")
+    table.add_column("kernel")
+    for layer in report.layers[:worst]:
+        sqnr = "" if layer.sqnr is None else f"{layer.sqnr:.1f} dB"
+        exact = "exact" if layer.exact else f"{layer.mismatches} of {layer.elements} differ"
+        table.add_row(escape(layer.output), layer.op_type, sqnr, exact)
+    return table
