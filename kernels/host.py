@@ -1,0 +1,59 @@
+"""How every kernel is compiled, and which instruction sets that gives.
+
+What counts is not the CPU but the target Numba compiles for (`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` change it):
+an LLVM intrinsic that the target lacks does not raise, it aborts the process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.registry import cpu_target
+
+SCALAR, AVX2 = 0, 1
+"""Instruction sets, the better one last."""
+
+ISA_NAMES = ("scalar", "avx2")
+
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+"""Options of every compiled function. `fastmath` stays off, as it contracts and reorders, and so changes bits.
+`error_model="numpy"`: a division by zero gives inf or NaN, as in NumPy."""
+
+
+def jit(*signatures: Any) -> Any:
+    """`numba.njit` with `OPTIONS`; with signatures, compile (or load from Numba's cache) at once and never again."""
+    return numba.njit(list(signatures) or None, **OPTIONS)
+
+
+def array(dtype: Any, ndim: int = 1) -> Any:
+    """Type of a C-contiguous array that is only read: writable arrays and mapped files share one compilation."""
+    return numba.types.Array(dtype, ndim, "C", readonly=True)
+
+
+def available_isas() -> tuple[int, ...]:
+    """Instruction sets that compiled kernels may use here."""
+    _triple, _cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return (SCALAR, AVX2) if "+avx2" in features.split(",") else (SCALAR,)
+
+
+def default_isa() -> int:
+    """The best available instruction set, unless `PYQ_ISA=scalar`."""
+    return SCALAR if os.environ.get("PYQ_ISA") == "scalar" else available_isas()[-1]
+
+
+def _drop_stale_cache() -> None:
+    """Remove cached code older than any source: Numba itself only watches the file that a function stands in."""
+    folder = Path(__file__).parent
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for cached in folder.glob("__pycache__/*.nb[ic]"):
+        try:
+            if cached.stat().st_mtime < newest:
+                cached.unlink()
+        except OSError:  # another process was faster, or the folder is read-only: then it is not being edited either
+            continue
+
+
+_drop_stale_cache()
