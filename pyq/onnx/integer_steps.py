@@ -1,0 +1,215 @@
+"""Steps of the ONNX operators that carry their quantization parameters as inputs: QuantizeLinear, QLinearConv ...
+
+A *preparer* takes the node and its operands, with None for those that come at run time, and returns a function that
+does the work, or None when it cannot: because a parameter it needs is missing yet, or because pyq has no kernel for
+these types. `DirectStep` prepares once when the parameters are constants, else at each run, and leaves to
+`onnx.reference` what cannot be prepared even then (4-bit, 16-bit and float8 integers, blocks, float16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyq import ops
+from pyq.backends import current_backend, requantize_epilogue
+from pyq.onnx.float_ops import FloatStep
+from pyq.onnx.matching import linear_params
+from pyq.onnx.step import Buffers, Step
+from pyq.onnx.steps import DOMAIN, STEPS, ConvStep, Int8Step, MatMulStep, product_attributes, take_like
+from pyq.packing import PackedWeight, pack
+from pyq.qparams import QParams, choose_qparams
+from pyq.quantization.graph import Graph, Node
+from pyq.tensor import QTensor
+
+Array = NDArray[Any]
+Operands = list[Any]
+Work = Callable[[Operands, Buffers], list[Array]]
+Preparer = Callable[[Node, Operands], Work | None]
+
+
+class DirectStep(Int8Step):
+    """An operator with its quantization parameters among its inputs."""
+
+    def __init__(self, node: Node, graph: Graph) -> None:
+        super().__init__(node, graph.constants)
+        self._node = node
+        self._prepare, self._dtypes = DIRECT[node.op_type]
+        self._work = self._prepare(node, self.bound)
+        self._fallback = FloatStep(node, graph)
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        operands = self.operands(inputs)
+        if operands[0].dtype in self._dtypes:
+            work = self._work or self._prepare(self._node, operands)
+            if work is not None:
+                return work(operands, out)
+        return self._fallback.run(inputs, out)
+
+
+def quantize_linear(node: Node, operands: Operands) -> Work | None:
+    """float32 to uint8 or int8, per tensor or per axis."""
+    _, scale, zero_point = padded(operands, 3)
+    params = linear_params(node, scale, zero_point)
+    if params is None or params.dtype == np.int32:
+        return None
+
+    def work(operands: Operands, out: Buffers) -> list[Array]:
+        x = operands[0]
+        return [current_backend().quantize(x, params, take_like(x, x.shape, params.dtype, out))]
+
+    return work
+
+
+def dequantize_linear(node: Node, operands: Operands) -> Work | None:
+    """uint8, int8 or int32 to float32, per tensor or per axis."""
+    x, scale, zero_point = padded(operands, 3)
+    if zero_point is None and x is not None:
+        zero_point = np.zeros(np.shape(scale), x.dtype)
+    params = linear_params(node, scale, zero_point)
+    if params is None:
+        return None
+
+    def work(operands: Operands, out: Buffers) -> list[Array]:
+        x = operands[0]
+        return [current_backend().dequantize(x, params, take_like(x, x.shape, np.float32, out))]
+
+    return work
+
+
+def dynamic_quantize_linear(node: Node, operands: Operands) -> Work | None:
+    """float32 to uint8 by the range of the tensor itself; outputs the integers, their scale and zero point."""
+
+    def work(operands: Operands, out: Buffers) -> list[Array]:
+        x = operands[0]
+        params = choose_qparams(x.min(initial=0), x.max(initial=0), "uint8")
+        y = current_backend().quantize(x, params, take_like(x, x.shape, params.dtype, out))
+        return [y, np.array(params.scale), params.zero_point.astype(np.uint8)]
+
+    return work
+
+
+def matmul_integer(node: Node, operands: Operands) -> Work | None:
+    """int32 product; a constant matrix is packed once, whatever is known about the other operands."""
+    _, b, _, b_zero_point = padded(operands, 4)
+    packed = None if b is None or len(b.shape) != 2 else packed_integers(node, b, b_zero_point, 3, axis=1)
+
+    def work(operands: Operands, out: Buffers) -> list[Array]:
+        a, b, a_zero_point, b_zero_point = padded(operands, 4)
+        zero_point = 0 if a_zero_point is None else a_zero_point
+        if packed is not None:
+            return [ops.matmul_integer(a, packed, zero_point)]
+        return [ops.matmul_integer(a, b, zero_point, b_zero_point)]
+
+    return work
+
+
+def conv_integer(node: Node, operands: Operands) -> Work | None:
+    """int32 convolution; constant filters are packed once."""
+    _, w, _, w_zero_point = padded(operands, 4)
+    packed = None if w is None else packed_integers(node, w, w_zero_point, 3, axis=0)
+    attributes = {name: value for name, value in node.attributes.items() if name != "kernel_shape"}
+
+    def work(operands: Operands, out: Buffers) -> list[Array]:
+        x, w, x_zero_point, w_zero_point = padded(operands, 4)
+        zero_point = 0 if x_zero_point is None else x_zero_point
+        if packed is not None:
+            return [ops.conv_integer(x, packed, zero_point, **attributes)]
+        return [ops.conv_integer(x, w, zero_point, w_zero_point, **attributes)]
+
+    return work
+
+
+def packed_integers(node: Node, w: Array, zero_point: Array | None, place: int, axis: int) -> PackedWeight | None:
+    """Constant integers packed, unless their zero point (input number `place` of the node) comes at run time."""
+    if zero_point is None:
+        if len(node.inputs) > place and node.inputs[place]:
+            return None
+        zero_point = np.zeros((), w.dtype)
+    tensor = weight_tensor(w, np.ones(zero_point.size, np.float32), zero_point, axis)
+    if tensor is None:
+        return None
+    return pack(tensor, group=node.attributes.get("group", 1), dilations=node.attributes.get("dilations"))
+
+
+def qlinear_conv(node: Node, operands: Operands) -> Work | None:
+    """Convolution of one or two dimensions between integers."""
+    _, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, bias = padded(operands, 9)
+    x, out = tensor_params(x_scale, x_zero_point), tensor_params(y_scale, y_zero_point)
+    weight = weight_tensor(w, w_scale, w_zero_point, 0)
+    if x is None or out is None or weight is None or weight.ndim not in (3, 4):
+        return None
+    attributes = {**node.attributes, **product_attributes(x, weight, bias, out)}
+    step = ConvStep(Node("Conv", node.inputs[:1], node.outputs, attributes, node.name), {})
+    return lambda operands, buffers: step.run(operands[:1], buffers)
+
+
+def qlinear_matmul(node: Node, operands: Operands) -> Work | None:
+    """Matrix product between integers; a constant matrix is packed once."""
+    a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point = padded(operands, 8)
+    x, out = tensor_params(a_scale, a_zero_point), tensor_params(y_scale, y_zero_point)
+    if x is None or out is None or b is None or b_scale is None or b_scale.dtype != np.float32:
+        return None
+    weight = weight_tensor(b, b_scale, b_zero_point, 1) if b.ndim == 2 else None
+    if weight is not None and a is None:
+        attributes = product_attributes(x, weight, None, out)
+        step = MatMulStep(Node("MatMul", node.inputs[:1], node.outputs, attributes, node.name), {})
+        return lambda operands, buffers: step.run(operands[:1], buffers)
+    if a is None or min(a.ndim, b.ndim) < 2 or b_scale.size not in (1, b.shape[-1]):
+        return None
+    epilogue = requantize_epilogue(x.scale, b_scale.reshape(-1), out)
+
+    def work(operands: Operands, buffers: Buffers) -> list[Array]:
+        acc = ops.matmul_integer(a, b, a_zero_point.reshape(()), b_zero_point)
+        return [current_backend().requantize(acc, epilogue, buffers.take(acc.shape, out.dtype))]
+
+    return work
+
+
+def padded(operands: Operands, count: int) -> Operands:
+    """`operands` with None for the optional ones that the node leaves out at its end."""
+    return [*operands, *[None] * (count - len(operands))]
+
+
+def tensor_params(scale: Array | None, zero_point: Array | None) -> QParams | None:
+    """Parameters of an 8-bit tensor with one scale; None when it is something else, or not known yet."""
+    if scale is None or zero_point is None or scale.size != 1 or scale.dtype != np.float32:
+        return None
+    if zero_point.dtype not in BYTES or zero_point.size != 1:
+        return None
+    return QParams(scale.reshape(()), zero_point.reshape(()), zero_point.dtype)
+
+
+def weight_tensor(w: Array | None, scale: Array | None, zero_point: Array | None, axis: int) -> QTensor | None:
+    """8-bit weights, per tensor or along `axis`; None when they are something else, or not known yet."""
+    if w is None or scale is None or zero_point is None or scale.dtype != np.float32 or w.dtype not in BYTES:
+        return None
+    if max(scale.size, zero_point.size) == 1:
+        return QTensor(w, scale.reshape(()), zero_point.reshape(()))
+    scales = np.broadcast_to(scale.reshape(-1), (w.shape[axis],))
+    return QTensor(w, scales, np.broadcast_to(zero_point.reshape(-1), (w.shape[axis],)), axis)
+
+
+BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
+FLOAT32 = (np.dtype(np.float32),)
+
+# For each operator its preparer, and the types of the first input that pyq has kernels for.
+DIRECT: dict[str, tuple[Preparer, tuple[np.dtype[Any], ...]]] = {
+    "QuantizeLinear": (quantize_linear, FLOAT32),
+    "DequantizeLinear": (dequantize_linear, (*BYTES, np.dtype(np.int32))),
+    "DynamicQuantizeLinear": (dynamic_quantize_linear, FLOAT32),
+    "MatMulInteger": (matmul_integer, BYTES),
+    "ConvInteger": (conv_integer, BYTES),
+    "QLinearConv": (qlinear_conv, BYTES),
+    "QLinearMatMul": (qlinear_matmul, BYTES),
+}
+
+
+def int8_step(node: Node, graph: Graph) -> Step | None:
+    """The int8 step of `node`: a "pyq" node, or an ONNX operator on integers; None when it is a float operator."""
+    if node.domain == DOMAIN:
+        return STEPS[node.op_type](node, graph.constants)
+    return DirectStep(node, graph) if node.domain == "" and node.op_type in DIRECT else None

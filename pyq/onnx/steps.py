@@ -1,0 +1,263 @@
+"""The int8 steps of a compiled model: what the "pyq" nodes that `pyq.onnx.qdq` makes are at run time.
+
+A step prepares all it can when it is made (packed weights, epilogues, tables) and calls the backend directly. Its
+values are raw uint8 / int8 arrays in ONNX's logical order; strides carry the layout, so that a convolution reads
+`x.transpose(0, 2, 3, 1)`, which costs nothing where x came from another convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
+from pyq.geometry import place
+from pyq.lowering import memory_order
+from pyq.onnx.step import Buffers, Step
+from pyq.packing import pack
+from pyq.pooling import average_pool, global_average_pool, global_max_pool, max_pool
+from pyq.qparams import QParams
+from pyq.quantization.graph import Node
+from pyq.softmax import softmax
+from pyq.tensor import QTensor
+
+Array = NDArray[Any]
+
+
+DOMAIN = "pyq"
+
+
+class Int8Step:
+    """What all steps share: the names of the node they come from, and operands that are constants."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        self.name, self.op_type, self.outputs = node.name, node.op_type, node.outputs
+        self.bound = [constants.get(name) for name in node.inputs]
+        self.inputs = [name for name in node.inputs if name and name not in constants]
+        self._missing = [index for index, name in enumerate(node.inputs) if name and name not in constants]
+
+    def operands(self, inputs: list[Array]) -> list[Any]:
+        """All operands of the node, None for those it leaves out, from the `inputs` that came at run time."""
+        if len(inputs) == len(self.bound):
+            return inputs
+        operands = list(self.bound)
+        for index, value in zip(self._missing, inputs, strict=True):
+            operands[index] = value
+        return operands
+
+
+def product_attributes(
+    x: QParams,
+    weight: QTensor,
+    bias: Array | None = None,
+    out: QParams | None = None,
+    low: float = -np.inf,
+    high: float = np.inf,
+) -> dict[str, Any]:
+    """The attributes of a Conv, MatMul or Gemm in the "pyq" domain, beside those of ONNX.
+
+    x, out: parameters of input and output; out None for a float32 output, which is clamped to [low, high].
+    weight: [M, C / group, *kernel] or [K, N], per tensor or per output channel. bias: one, or one per output channel;
+    int32 in units of `x.scale * weight.scale`, or float32 for a float32 output.
+    """
+    dtype = np.dtype(np.float32) if out is None else out.dtype
+    values = {"x": x, "weight": weight, "bias": bias, "out": out, "low": low, "high": high}
+    return {**values, "table": None, "dtype": dtype}
+
+
+class ProductStep(Int8Step):
+    """A product with constant weights, packed here; see `product_attributes`.
+
+    Attributes beside those: table (uint8[256] for the output's bytes, or None) and dtype of the output behind it.
+    """
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        attributes = node.attributes
+        self._x: QParams = attributes["x"]
+        self._zero_point = int(self._x.zero_point)
+        self._dtype: np.dtype[Any] = attributes["dtype"]
+        group, dilations = attributes.get("group", 1), attributes.get("dilations")
+        self._weight = pack(attributes["weight"], group=group, dilations=dilations)
+        self._epilogue = _epilogue(node)
+
+    def _check(self, x: Array, axis: int, size: int) -> None:
+        """The backend trusts its caller: nothing but `x` of the right type and depth may reach it."""
+        if x.dtype != self._x.dtype:
+            raise TypeError(f"{self.name}: expected {self._x.dtype} for input {self.inputs[0]!r}, got {x.dtype}")
+        if x.shape[axis] != size:
+            raise ValueError(f"{self.name}: expected {size} values along axis {axis}, got shape {x.shape}")
+
+
+def _epilogue(node: Node) -> Epilogue:
+    """The epilogue that the attributes of a product describe."""
+    x, weight, bias, out = (node.attributes[key] for key in ("x", "weight", "bias", "out"))
+    if out is not None:
+        return requantize_epilogue(x.scale, weight.scale, out, bias, table=node.attributes["table"])
+    multiplier = np.atleast_1d(x.scale * weight.scale)
+    in_units = bias is None or bias.dtype == np.int32
+    integers, offset = (bias, None) if in_units else (None, bias)
+    low, high = (None if np.isinf(node.attributes[key]) else node.attributes[key] for key in ("low", "high"))
+    return Epilogue(np.dtype(np.float32), integers, multiplier, offset, 0, low, high)
+
+
+class MatMulStep(ProductStep):
+    """x [..., K] times a constant [K, N]."""
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        (x,) = self.operands(inputs)
+        k, n = self._weight.shape
+        self._check(x, -1, k)
+        rows = x.reshape(-1, k)
+        y = out.take((len(rows), n), self._epilogue.dtype)
+        current_backend().matmul(rows, self._zero_point, self._weight, self._epilogue, y)
+        return [y.view(self._dtype).reshape(*x.shape[:-1], n)]
+
+
+class ConvStep(ProductStep):
+    """Convolution of x [N, C, H, W], or [N, C, W] taken as an image of height 1. ONNX attributes of Conv."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._spatial = {key: node.attributes.get(key) for key in ("strides", "pads", "dilations")}
+        self._spatial["auto_pad"] = node.attributes.get("auto_pad", "NOTSET")
+        self._placed: dict[tuple[int, ...], tuple[ConvGeometry, tuple[int, ...]]] = {}
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        (x,) = self.operands(inputs)
+        filters, depth, *kernel = self._weight.shape
+        if x.ndim != len(kernel) + 2:
+            raise ValueError(f"{self.name}: expected {len(kernel) + 2} dimensions, got shape {x.shape}")
+        self._check(x, 1, depth * self._weight.group)
+        geometry, size = self._geometry(x.shape[2:])
+        image = x if len(kernel) == 2 else x[:, :, None]
+        y = out.take((x.shape[0], *size, filters), self._epilogue.dtype)
+        nhwc = image.transpose(0, 2, 3, 1)
+        current_backend().conv(nhwc, self._zero_point, self._weight, geometry, self._epilogue, y)
+        y = y.view(self._dtype).transpose(0, 3, 1, 2)
+        return [y if len(kernel) == 2 else y[:, :, 0]]
+
+    def _geometry(self, size: tuple[int, ...]) -> tuple[ConvGeometry, tuple[int, ...]]:
+        """Geometry and output size, in two dimensions, for an input of spatial `size`."""
+        if size not in self._placed:
+            found = place(size, self._weight.shape[2:], **self._spatial)
+            strides, pads, dilations, extent = found.strides, found.pads, found.dilations, found.out
+            if len(size) == 1:
+                strides, dilations, extent = (1, *strides), (1, *dilations), (1, *extent)
+                pads = (0, pads[0], 0, pads[1])
+            self._placed[size] = ConvGeometry(strides, pads, dilations), extent  # type: ignore[arg-type]
+        return self._placed[size]
+
+
+class BinaryStep(Int8Step):
+    """Add, Sub, Mul or Div with broadcasting. Attributes: a, b and out (QParams)."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._operation = node.op_type.lower()
+        self._a, self._b, self._out = (node.attributes[key] for key in ("a", "b", "out"))
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        a, b = self.operands(inputs)
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        y = take_like(a if a.shape == shape else b, shape, self._out.dtype, out)
+        return [current_backend().binary(self._operation, a, self._a, b, self._b, self._out, y)]
+
+
+class LookupStep(Int8Step):
+    """A function of single elements. Attributes: table (uint8[256]), dtype of the output."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._table, self._dtype = node.attributes["table"], node.attributes["dtype"]
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        (x,) = self.operands(inputs)
+        y = take_like(x, x.shape, self._dtype, out)
+        return [current_backend().lookup(x, self._table, self._dtype, y)]
+
+
+class ConcatStep(Int8Step):
+    """Concat. Attributes: axis, dtype, tables (for each input uint8[256], or None to copy it as it is)."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._axis, self._dtype, self._tables = (node.attributes[key] for key in ("axis", "dtype", "tables"))
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        parts = self.operands(inputs)
+        axis = self._axis % parts[0].ndim
+        shape = list(parts[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in parts)
+        y = take_like(parts[0], tuple(shape), self._dtype, out)
+        start = 0
+        for x, table in zip(parts, self._tables, strict=True):
+            end = start + x.shape[axis]
+            y[(slice(None),) * axis + (slice(start, end),)] = (
+                x if table is None else current_backend().lookup(x, table, self._dtype)
+            )
+            start = end
+        return [y]
+
+
+class MaxPoolStep(Int8Step):
+    """MaxPool and GlobalMaxPool, whose integers keep their parameters. ONNX attributes."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._pool = global_max_pool if node.op_type == "GlobalMaxPool" else partial(max_pool, **_window(node))
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        (x,) = self.operands(inputs)
+        return [self._pool(QTensor(x, 1.0)).data]
+
+
+class BetweenStep(Int8Step):
+    """AveragePool, GlobalAveragePool and Softmax. Attributes: x and out (QParams), and those of ONNX."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._x: QParams = node.attributes["x"]
+        out = node.attributes["out"]
+        if node.op_type == "Softmax":
+            self._function = partial(softmax, axis=node.attributes.get("axis", -1), out=out)
+        elif node.op_type == "GlobalAveragePool":
+            self._function = partial(global_average_pool, out=out)
+        else:
+            include_pad = bool(node.attributes.get("count_include_pad", 0))
+            self._function = partial(average_pool, count_include_pad=include_pad, out=out, **_window(node))
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        (x,) = self.operands(inputs)
+        return [self._function(QTensor(x, self._x.scale, self._x.zero_point)).data]
+
+
+def _window(node: Node) -> dict[str, Any]:
+    """The attributes of a pool as arguments of `pyq.pooling`."""
+    names = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
+    window = {name: node.attributes[name] for name in names if name in node.attributes}
+    return {**window, "ceil_mode": bool(node.attributes.get("ceil_mode", 0))}
+
+
+def take_like(x: Array, shape: tuple[int, ...], dtype: DTypeLike, out: Buffers) -> Array:
+    """Memory for an array of `shape`, with its axes laid out in memory as those of `x` are."""
+    if x.flags.c_contiguous or x.ndim != len(shape):
+        return out.take(shape, dtype)
+    order = memory_order(x)
+    return out.take(tuple(shape[axis] for axis in order), dtype).transpose(np.argsort(order))
+
+
+STEPS: dict[str, Callable[[Node, Mapping[str, Array]], Step]] = {
+    "Conv": ConvStep,
+    "Gemm": MatMulStep,
+    "MatMul": MatMulStep,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), BinaryStep),
+    "Lookup": LookupStep,
+    "Concat": ConcatStep,
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool"), MaxPoolStep),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "Softmax"), BetweenStep),
+}
