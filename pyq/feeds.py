@@ -5,16 +5,19 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyq.errors import FormatError
-from pyq.quantization.graph import ValueInfo
+
+if TYPE_CHECKING:
+    from pyq.onnx.session import NodeArg
 
 Feed = dict[str, np.ndarray]
 
 
-def read_feeds(path: str | Path, inputs: Sequence[ValueInfo]) -> list[Feed]:
+def read_feeds(path: str | Path, inputs: Sequence[NodeArg]) -> list[Feed]:
     """Read model inputs from a file, or from every .npy and .npz file of a folder in name order.
 
     A .npz file holds one array per model input, by name; a .npy file is enough for a model with one input. An
@@ -34,7 +37,7 @@ def read_feeds(path: str | Path, inputs: Sequence[ValueInfo]) -> list[Feed]:
     return [feed for file in files for feed in _split(_read(file, inputs), inputs, file)]
 
 
-def _read(file: Path, inputs: Sequence[ValueInfo]) -> Feed:
+def _read(file: Path, inputs: Sequence[NodeArg]) -> Feed:
     names = [value.name for value in inputs]
     if file.suffix not in (".npy", ".npz"):
         raise FormatError(f"{file}: expected a .npy or .npz file")
@@ -52,7 +55,7 @@ def _read(file: Path, inputs: Sequence[ValueInfo]) -> Feed:
     return arrays
 
 
-def _split(feed: Feed, inputs: Sequence[ValueInfo], file: Path) -> list[Feed]:
+def _split(feed: Feed, inputs: Sequence[NodeArg], file: Path) -> list[Feed]:
     """Cut a feed along its first axis where the model fixes that axis to a smaller number."""
     counts = {_batches(feed[value.name], value, file) for value in inputs}
     if len(counts) > 1:
@@ -64,7 +67,7 @@ def _split(feed: Feed, inputs: Sequence[ValueInfo], file: Path) -> list[Feed]:
     return [{name: arrays[i] for name, arrays in parts.items()} for i in range(count)]
 
 
-def _batches(array: np.ndarray, value: ValueInfo, file: Path) -> int:
+def _batches(array: np.ndarray, value: NodeArg, file: Path) -> int:
     fixed = value.shape[0] if value.shape else None
     if not isinstance(fixed, int) or array.ndim == 0:
         return 1

@@ -16,7 +16,7 @@ from pyq import FormatError
 from pyq.cli import _parser, main
 from pyq.feeds import read_feeds
 from pyq.onnx import Session
-from pyq.quantization.graph import ValueInfo
+from pyq.onnx.session import NodeArg
 
 MODEL = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -163,15 +163,15 @@ def test_feeds_from_folders_and_single_arrays(tmp_path: Path) -> None:
     for name in ("b", "a"):
         np.save(tmp_path / f"{name}.npy", array + ord(name))
     (tmp_path / "notes.txt").write_text("not data")
-    fixed, free = [ValueInfo("x", shape=(2, 3))], [ValueInfo("x", shape=("N", 3))]
+    fixed, free = [NodeArg("x", [2, 3], "tensor(int64)")], [NodeArg("x", ["N", 3], "tensor(int64)")]
     feeds = read_feeds(tmp_path, fixed)
     assert [feed["x"][0, 0] - ord(name) for feed, name in zip(feeds, "aabb", strict=True)] == [0, 6, 0, 6]
     assert [feed["x"].shape for feed in read_feeds(tmp_path, free)] == [(4, 3), (4, 3)]
     with pytest.raises(ValueError, match=r"use a \.npz file"):
-        read_feeds(tmp_path / "a.npy", [ValueInfo("x"), ValueInfo("y")])
+        read_feeds(tmp_path / "a.npy", [NodeArg(name, [], "tensor(int64)") for name in "xy"])
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(FormatError, match=r"objects\.npy"):
-        read_feeds(tmp_path / "objects.npy", [ValueInfo("x")])
+        read_feeds(tmp_path / "objects.npy", [NodeArg("x", [], "tensor(int64)")])
