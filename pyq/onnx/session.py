@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from onnx import helper
@@ -18,6 +18,8 @@ from pyq.onnx.load import ModelSource, load
 from pyq.onnx.passes import optimize
 from pyq.onnx.step import Fresh, Step
 from pyq.quantization.graph import Graph, ValueInfo
+
+Visitor: TypeAlias = Callable[[Step, list[Any], list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,18 @@ class Program:
             if name not in self.outputs:
                 self.released[index].append(name)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs for checked inputs."""
+    def run(self, feeds: Mapping[str, Any], visit: Visitor | None = None) -> dict[str, Any]:
+        """The outputs for checked inputs; `visit` sees each step that has run, its inputs and its outputs."""
         values: dict[str, Any] = {**self.constants, **feeds}
         buffers = Fresh()
         with np.errstate(
             all="ignore"
         ):  # infinities and NaN are values of the model, as in every float runtime
             for step, released in zip(self.steps, self.released, strict=True):
-                results = step.run([values[name] for name in step.inputs], buffers)
+                arguments = [values[name] for name in step.inputs]
+                results = step.run(arguments, buffers)
+                if visit is not None:
+                    visit(step, arguments, results)
                 values.update(zip(step.outputs, results, strict=True))
                 for name in released:
                     del values[name]
@@ -142,6 +147,19 @@ class Session:
         if unknown:
             raise ValueError(f"names: the optimized model has no value {unknown[0]!r}")
         return self._run(wanted, feeds)
+
+    def run_against(self, other: str, feeds: Mapping[str, Any], compare: Visitor) -> dict[str, Any]:
+        """Run the model, each step once more by the backend `other` on the same inputs; all outputs by name.
+
+        compare: called with each step, its outputs, and its outputs by `other`, all valid during the call.
+        """
+
+        def visit(step: Step, inputs: list[Any], outputs: list[Any]) -> None:
+            with use_backend(other):
+                compare(step, outputs, step.run(inputs, Fresh()))
+
+        with self._chosen_backend():
+            return self._program(self.graph.output_names).run(self._checked(feeds), visit)
 
     def _run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
         checked = self._checked(feeds)
