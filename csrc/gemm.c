@@ -23,10 +23,11 @@ typedef struct {
     int element_size;
 } nest;
 
-static void row_addresses(const pyq_rows *rows, int64_t first, int64_t count, const uint8_t **address) {
+/* The element at which each of `count` rows starts. */
+static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64_t *start) {
     int64_t w = first % rows->width, h = first / rows->width % rows->height, n = first / rows->width / rows->height;
     for (int64_t i = 0; i < count; i++) {
-        address[i] = rows->base + n * rows->stride_n + h * rows->stride_h + w * rows->stride_w;
+        start[i] = n * rows->stride_n + h * rows->stride_h + w * rows->stride_w;
         if (++w == rows->width) {
             w = 0;
             if (++h == rows->height) h = 0, n++;
@@ -51,15 +52,17 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
                n * t->element_size);
 }
 
-static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_panel *panel, const uint8_t *const *address,
+static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_panel *panel, const int64_t *start,
                       int64_t first_row, int64_t count) {
     _Alignas(64) int32_t tile[PYQ_MAX_MR * PYQ_NR];
     const int32_t *offsets = t->weights->offsets + panel->order;
     const uint8_t *data = t->weights->data + panel->data;
+    const int wide = panel->layout == PYQ_PAIRS16, width = wide ? 2 : 1;
+    const uint8_t *base = wide ? (const uint8_t *)t->rows->words : t->rows->bytes;
     const uint8_t *rows[PYQ_MAX_MR];
     for (int64_t i = 0; i < count;) {
         const pyq_kernel *k = pyq_select(panel->layout, count - i);
-        for (int r = 0; r < k->mr; r++) rows[r] = address[i + r] + panel->row_offset;
+        for (int r = 0; r < k->mr; r++) rows[r] = base + (start[i + r] + panel->row_offset) * width;
         k->gemm(tile, rows, offsets, data, panel->steps);
         uint8_t *out = t->out + (size_t)((first_row + i) * t->columns + panel->column) * t->element_size;
         if (panel->columns == PYQ_NR)
@@ -72,15 +75,15 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_panel *pan
 
 static void run_task(void *context, int64_t task) {
     const nest *t = context;
-    const uint8_t *address[ROW_BLOCK];
+    int64_t start[ROW_BLOCK];
     int64_t first_row = task % t->row_blocks * ROW_BLOCK, first_panel = task / t->row_blocks * t->panels_per_task;
     int64_t rows = t->row_count - first_row < ROW_BLOCK ? t->row_count - first_row : ROW_BLOCK;
     int64_t last_panel = first_panel + t->panels_per_task;
     if (last_panel > t->weights->panel_count) last_panel = t->weights->panel_count;
     pyq_epilogue_fn store = pyq_select_epilogue();
-    row_addresses(t->rows, first_row, rows, address);
+    row_starts(t->rows, first_row, rows, start);
     for (int64_t p = first_panel; p < last_panel; p++)
-        run_panel(t, store, &t->weights->panels[p], address, first_row, rows);
+        run_panel(t, store, &t->weights->panels[p], start, first_row, rows);
 }
 
 /* Few rows: cut the panels into more tasks, down to what is worth a thread's waking. */

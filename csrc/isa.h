@@ -9,6 +9,8 @@
 #define PYQ_HAVE_AVX2 0
 #endif
 
+/* Before a loop over the rows of a tile. gcc keeps an array in registers only if the loops over it unroll early. */
+#define UNROLL _Pragma("GCC unroll 8")
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #endif

@@ -121,7 +121,7 @@ static int64_t store_pairs16(const int16_t *w, int64_t quads, int64_t columns, p
         order[q] = (int32_t)q;
         for (int k = 0; k < 4; k++) {
             const int16_t *from = w + (4 * q + k) * columns + panel->column;
-            int16_t *half = to + (k & 1) * 2 * PYQ_NR + (k >> 1);
+            int16_t *half = to + (k >> 1) * 2 * PYQ_NR + (k & 1);
             for (int64_t c = 0; c < panel->columns; c++) half[2 * c] = from[c];
         }
     }

@@ -1,13 +1,14 @@
 /* pyq's kernel core: the contract between packing, microkernels, epilogues and the loop nest.
  *
- * Activations are u8 rows given by address; the k axis is a list of byte offsets that all rows share. Weights are
- * packed in panels of PYQ_NR columns. A microkernel fills an int32 tile of `mr` rows by PYQ_NR columns:
+ * Activations are u8 values in rows given by address; the k axis is a list of offsets that all rows share. Weights
+ * are packed in panels of PYQ_NR columns. A microkernel fills an int32 tile of `mr` rows by PYQ_NR columns:
  *
- *     PAIRS16, QUADS8   tile[r][c] = sum over steps s, bytes i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
- *     TAPS16            tile[r][c] = sum over steps s of               row[r][offset[s] + c] * weight[s][c]
+ *     PAIRS16, QUADS8   tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
+ *     TAPS16            tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
  *
- * in int32 that wraps modulo 2^32. It may read, but never use, up to 15 bytes behind the last one needed: buffers
- * carry PYQ_SLACK bytes. A matrix product and a convolution differ only in the addresses of the rows and in the
+ * in int32 that wraps modulo 2^32. Rows are bytes, but for PAIRS16 the same values widened to int16 beforehand (once
+ * for all panels, instead of two instructions for every quad); offsets count elements. A kernel may read, but never
+ * use, up to 15 elements behind the last one needed: buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in the
  * offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
  */
 #ifndef PYQ_H
@@ -22,7 +23,7 @@
 
 /* How the weights of a panel lie in memory. */
 enum {
-    PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: bytes (0, 2) of a quad, then bytes (1, 3). Always exact. */
+    PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: elements (0, 1) of a quad, then (2, 3). Always exact. */
     PYQ_QUADS8,   /* int8 [steps][NR][4]: groups of P quads whose 16-bit sums the pack proved not to overflow. */
     PYQ_TAPS16,   /* int16 [steps / 2][NR][2]: depthwise; two taps of NR neighbouring channels. */
     PYQ_LAYOUTS
@@ -39,7 +40,7 @@ typedef struct {
     int32_t layout;
     int32_t column;     /* first output column */
     int32_t columns;    /* output columns that exist, at most PYQ_NR */
-    int32_t row_offset; /* bytes added to every row: the group's, or the depthwise panel's, first channel */
+    int32_t row_offset; /* elements added to every row: the group's, or the depthwise panel's, first channel */
     int32_t splits;     /* quads that were split in two to keep the bound */
 } pyq_panel;
 
@@ -50,9 +51,10 @@ typedef struct {
     const uint8_t *data;
 } pyq_weights;
 
-/* Row (n, h, w) starts at base + n * stride_n + h * stride_h + w * stride_w. A matrix is one image of one line. */
+/* Row (n, h, w) starts at element n * stride_n + h * stride_h + w * stride_w. A matrix is one image of one line. */
 typedef struct {
-    const uint8_t *base;
+    const uint8_t *bytes; /* for QUADS8 and TAPS16 panels; NULL when there are none */
+    const int16_t *words; /* for PAIRS16 panels; NULL when there are none */
     int64_t images, height, width;
     int64_t stride_n, stride_h, stride_w;
 } pyq_rows;
@@ -67,6 +69,7 @@ typedef struct {
     const uint8_t *table;    /* 256 entries applied to the stored byte, or NULL */
 } pyq_epilogue;
 
+/* `rows` point to int16 elements for PAIRS16, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
                             int64_t steps);
 /* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements. */

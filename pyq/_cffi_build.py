@@ -30,7 +30,8 @@ typedef struct {
 } pyq_panel;
 typedef struct { const pyq_panel *panels; int64_t panel_count; const int32_t *offsets; const uint8_t *data; } pyq_weights;
 typedef struct {
-    const uint8_t *base;
+    const uint8_t *bytes;
+    const int16_t *words;
     int64_t images, height, width, stride_n, stride_h, stride_w;
 } pyq_rows;
 typedef struct {

@@ -1,6 +1,6 @@
 """From arrays to what the kernels take: byte rows, offsets, and an epilogue with everything folded into its bias.
 
-The C and the Numba backend share this. Kernels see uint8 activations only: an int8 value is shifted up by half of
+The C and the Numba backend share this. Kernels see activations in [0, 255] only: an int8 value is shifted up by half of
 ``amax + 1`` and its zero point with it, which no integer result can tell. The activation's zero point then costs
 nothing in the loop: ``sum((a - za) * w) = sum(a * w) - za * colsum(w)``, and that goes into the bias.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +17,20 @@ from numpy.typing import NDArray
 
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.packing import PackedWeight
+from pyq.panels import PAIRS16
 from pyq.qparams import QParams
 
-SLACK = 64  # bytes behind a buffer that a kernel may read
+SLACK = 64  # elements behind a buffer that a kernel may read
 
 
 class Rows(NamedTuple):
-    """Row (n, h, w) of the activations starts at byte ``n * stride_n + h * stride_h + w * stride_w`` of ``base``."""
+    """Row (n, h, w) of the activations starts at element ``n * stride_n + h * stride_h + w * stride_w``.
 
-    base: NDArray[np.uint8]
+    The elements lie in ``data`` as bytes, in ``words`` as int16, or in both, as the layouts of the panels need.
+    """
+
+    data: NDArray[np.uint8] | None
+    words: NDArray[np.int16] | None
     images: int
     height: int
     width: int
@@ -38,11 +43,12 @@ class Rows(NamedTuple):
 _thread = threading.local()
 
 
-def _scratch(size: int) -> NDArray[np.uint8]:
-    """This thread's scratch buffer, grown to ``size`` bytes plus slack; valid until the next call."""
-    buffer: NDArray[np.uint8] | None = getattr(_thread, "buffer", None)
+def _scratch(name: str, size: int, dtype: type) -> NDArray[Any]:
+    """This thread's scratch buffer ``name``, grown to ``size`` elements plus slack; valid until the next call."""
+    buffer: NDArray[Any] | None = getattr(_thread, name, None)
     if buffer is None or len(buffer) < size + SLACK:
-        buffer = _thread.buffer = np.zeros(size + SLACK, np.uint8)
+        buffer = np.zeros(size + SLACK, dtype)
+        setattr(_thread, name, buffer)
     return buffer[: size + SLACK]
 
 
@@ -50,52 +56,67 @@ def _shift(x: NDArray[Any], amax: int) -> int:
     """What to add to ``x`` to get bytes; checks that they stay within ``amax``."""
     shift = 0 if x.dtype == np.uint8 else (amax + 1) // 2
     if amax < 255 and x.size:
-        low, high = int(x.min()) + shift, int(x.max()) + shift
-        if low < 0 or high > amax:
+        low, high = int(x.min()), int(x.max())
+        if low + shift < 0 or high + shift > amax:
             allowed = f"{-shift} to {amax - shift}"
-            raise ValueError(f"x: got values from {low - shift} to {high - shift}, but the weights were packed for {allowed} (amax={amax})")
+            raise ValueError(f"x: got values from {low} to {high}, but the weights were packed for {allowed} (amax={amax})")
     return shift
 
 
-def _add_shift(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
+def _as_bytes(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
     np.add(x.view(np.uint8), np.uint8(shift), out=out)  # modulo 256
 
 
+def _as_words(x: NDArray[Any], shift: int, out: NDArray[np.int16]) -> None:
+    np.add(x, np.int16(shift), out=out, dtype=np.int16)
+
+
 def lower_matmul(x: NDArray[Any], zero_point: int, w: PackedWeight) -> Rows:
-    """Rows of a matrix ``[M, K]``; copied only when it is int8, not contiguous, or K is not a multiple of 4."""
+    """Rows of a matrix ``[M, K]``. Bytes are copied only when int8, not contiguous, or K is not a multiple of 4."""
     m, k = x.shape
     shift = _shift(x, w.amax)
-    if shift or k % 4 or not x.flags.c_contiguous:
-        base = _scratch(m * k)
-        _add_shift(x, shift, base[: m * k].reshape(m, k))
-    else:
-        base = x.reshape(-1)
-    return Rows(base, 1, 1, m, 0, 0, k, zero_point + shift)
+    data = words = None
+    if w.layouts != {PAIRS16}:
+        if shift or k % 4 or not x.flags.c_contiguous:
+            data = _scratch("data", m * k, np.uint8)
+            _as_bytes(x, shift, data[: m * k].reshape(m, k))
+        else:
+            data = x.reshape(-1)
+    if PAIRS16 in w.layouts:
+        words = _scratch("words", m * k, np.int16)
+        _as_words(x, shift, words[: m * k].reshape(m, k))
+    return Rows(data, words, 1, 1, m, 0, 0, k, zero_point + shift)
 
 
 def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: ConvGeometry) -> Rows:
     """Rows of NHWC images: the top-left pixel under the kernel at each output pixel. Padding is copied in once."""
     n, h, width, c = x.shape
     shift = _shift(x, w.amax)
-    top, left, bottom, right = geometry.pads
     zero = zero_point + shift
-    overread = c % panel_width(w) != 0
-    padded_h, padded_w = h + top + bottom, width + left + right
-    if shift or any(geometry.pads) or overread or not x.flags.c_contiguous:
-        if any(geometry.pads) and not 0 <= zero <= w.amax:
-            raise ValueError(f"x_zero_point: got {zero_point}, which the weights packed for amax={w.amax} do not allow")
-        size = n * padded_h * padded_w * c
-        base = _scratch(size)
-        padded = base[:size].reshape(n, padded_h, padded_w, c)
+    if any(geometry.pads) and not 0 <= zero <= w.amax:
+        raise ValueError(f"x_zero_point: got {zero_point}, which weights packed for amax={w.amax} do not allow as padding")
+    top, left, bottom, right = geometry.pads
+    shape = (n, h + top + bottom, width + left + right, c)
+
+    def padded(name: str, dtype: type, convert: Callable[[NDArray[Any], int, NDArray[Any]], None]) -> NDArray[Any]:
+        size = math.prod(shape)
+        buffer = _scratch(name, size, dtype)
+        images = buffer[:size].reshape(shape)
         if any(geometry.pads):
-            padded[:] = zero
-        _add_shift(x, shift, padded[:, top : top + h, left : left + width])
-    else:
-        base = x.reshape(-1)
+            images[:] = zero
+        convert(x, shift, images[:, top : top + h, left : left + width])
+        return buffer
+
+    data = words = None
+    if w.layouts != {PAIRS16}:
+        usable = not shift and not any(geometry.pads) and c % panel_width(w) == 0 and x.flags.c_contiguous
+        data = x.reshape(-1) if usable else padded("data", np.uint8, _as_bytes)
+    if PAIRS16 in w.layouts:
+        words = padded("words", np.int16, _as_words)
     out_h, out_w = geometry.output_size((h, width), w.kernel_shape)
     stride_h, stride_w = geometry.strides
-    row = padded_w * c
-    return Rows(base, n, out_h, out_w, padded_h * row, stride_h * row, stride_w * c, zero)
+    row = shape[2] * c
+    return Rows(data, words, n, out_h, out_w, shape[1] * row, stride_h * row, stride_w * c, zero)
 
 
 def panel_width(w: PackedWeight) -> int:

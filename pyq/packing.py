@@ -71,6 +71,7 @@ class PackedWeight:
         self.panels, self.order, self.data = panels
         for array in (scale, zero_point, colsum, *panels):
             array.flags.writeable = False
+        self._layouts = frozenset(self.panels["layout"].tolist())
         self._offsets: dict[tuple[int, ...], NDArray[np.int32]] = {}
 
     @property
@@ -99,6 +100,11 @@ class PackedWeight:
         return self.kernel_shape[0] * self.runs_per_row * per_run
 
     @property
+    def layouts(self) -> frozenset[int]:
+        """The panel layouts that occur (constants of :mod:`pyq.panels`)."""
+        return self._layouts
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the packed weights take in memory."""
         return int(self.data.nbytes + self.order.nbytes + self.panels.nbytes + self.colsum.nbytes)
@@ -116,7 +122,7 @@ class PackedWeight:
         )
 
     def offsets(self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)) -> NDArray[np.int32]:
-        """int32 byte offset of every step from the start of a row, for images with these strides in bytes."""
+        """int32 offset of every step from the start of a row, for uint8 images with these strides."""
         key = (row_bytes, pixel_bytes, *dilations)
         if key not in self._offsets:
             self._offsets[key] = self._entry_offsets(row_bytes, pixel_bytes, dilations)[self.order]

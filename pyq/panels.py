@@ -77,10 +77,10 @@ def _uniform(table: NDArray[np.void], layout: int, steps: int, order: NDArray[np
 
 
 def pack_pairs16(matrix: NDArray[np.int16]) -> Panels:
-    """Widening panels, in NumPy: bytes (0, 2) of each quad, then (1, 3)."""
+    """Widening panels, in NumPy: elements (0, 1) of each quad, then (2, 3)."""
     quads = len(matrix) // 4
     halves = _in_panels(matrix).reshape(-1, quads, 2, 2, NR)  # [panel, quad, k // 2, k % 2, column]
-    data = halves.transpose(0, 1, 3, 4, 2)
+    data = halves.transpose(0, 1, 2, 4, 3)
     return _uniform(_empty_table(matrix.shape[1]), PAIRS16, quads, np.arange(quads, dtype=np.int32), data)
 
 
@@ -154,8 +154,8 @@ def panel_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDArra
     if layout == QUADS8:
         weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
     elif layout == PAIRS16:
-        halves = raw.view(np.int16).reshape(steps, 2, NR, 2)  # [step, k % 2, column, k // 2]
-        weights = halves.transpose(0, 3, 1, 2).reshape(steps, 4, NR)
+        halves = raw.view(np.int16).reshape(steps, 2, NR, 2)  # [step, k // 2, column, k % 2]
+        weights = halves.transpose(0, 1, 3, 2).reshape(steps, 4, NR)
     else:
         weights = raw.view(np.int16).reshape(steps // 2, NR, 2).transpose(0, 2, 1).reshape(steps, 1, NR)
     return order, weights.astype(np.int32)

@@ -8,17 +8,16 @@
 #include "../pyq.h"
 #include "../requant.h"
 
-/* Byte i of a quad lies in half i & 1, position i >> 1 of a PAIRS16 step. */
+/* Element i of a quad lies in half i >> 1, position i & 1 of a PAIRS16 step. */
 ALWAYS_INLINE void pairs16(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int16_t *w,
                            int64_t steps, const int mr) {
     for (int i = 0; i < mr * PYQ_NR; i++) tile[i] = 0;
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
-            const uint8_t *a = rows[r] + offsets[s];
-            const int16_t *odd = w + 2 * PYQ_NR;
+            const int16_t *a = (const int16_t *)rows[r] + offsets[s], *second = w + 2 * PYQ_NR;
             for (int c = 0; c < PYQ_NR; c++)
-                tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[2] * w[2 * c + 1] + a[1] * odd[2 * c] +
-                                                   a[3] * odd[2 * c + 1]);
+                tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] + a[2] * second[2 * c] +
+                                                   a[3] * second[2 * c + 1]);
         }
 }
 
