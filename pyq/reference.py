@@ -143,7 +143,9 @@ class ReferenceBackend:
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Product [M, K] x [K, N] through the epilogue, [M, N]."""
-        return _stored(requantize(matmul_integer(x, w.unpack(), x_zero_point, w.zero_point), epilogue), out)
+        _check_amax(x, w.amax)
+        acc = matmul_integer(x, w.unpack(), x_zero_point, w.zero_point)
+        return _stored(requantize(acc, epilogue), out)
 
     def conv(
         self,
@@ -155,6 +157,7 @@ class ReferenceBackend:
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Convolution of an NHWC image through the epilogue, NHWC."""
+        _check_amax(x, w.amax)
         weights = w.unpack()
         if weights.ndim == 3:
             weights = weights[:, :, None]  # a 1-D kernel is one row of a 2-D one
@@ -194,6 +197,14 @@ class ReferenceBackend:
     def requantize(self, acc: np.ndarray, epilogue: Epilogue, out: np.ndarray | None = None) -> np.ndarray:
         """Apply an epilogue to int32 accumulators [..., N]."""
         return _stored(requantize(acc, epilogue), out)
+
+
+def _check_amax(x: np.ndarray, amax: int) -> None:
+    """Refuse what weights packed for `amax` do not allow; other backends could not be exact there."""
+    low = 0 if x.dtype == np.uint8 else -((amax + 1) // 2)
+    if x.size and not low <= x.min() <= x.max() <= low + amax:
+        allowed = f"{low} to {low + amax} (amax={amax})"
+        raise ValueError(f"x: expected values from {allowed}, as packed, got {x.min()} to {x.max()}")
 
 
 def _difference(q: np.ndarray, zero_point: npt.ArrayLike) -> np.ndarray:

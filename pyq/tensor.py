@@ -39,6 +39,7 @@ class QTensor:
     """
 
     __slots__ = ("_data", "_params")
+    __array_ufunc__ = None  # so that NumPy's operators leave the comparison with an array to __eq__
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -116,7 +117,7 @@ class QTensor:
         """The tensor with its dimensions reversed."""
         return self.transpose()
 
-    def reshape(self, *shape: int) -> QTensor:
+    def reshape(self, *shape: int | tuple[int, ...]) -> QTensor:
         """The same elements in another shape, given as `ndarray.reshape` takes it.
 
         A tensor quantized along an axis keeps that axis, so the new shape must hold its extent as one
