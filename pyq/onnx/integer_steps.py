@@ -1,9 +1,9 @@
-"""Steps of the ONNX operators that carry their quantization parameters as inputs: QuantizeLinear, QLinearConv ...
+"""Steps of the ONNX operators that have quantization parameters as inputs: QuantizeLinear, QLinearConv ...
 
-A *preparer* takes the node and its operands, with None for those that come at run time, and returns a function that
-does the work, or None when it cannot: because a parameter it needs is missing yet, or because pyq has no kernel for
-these types. `DirectStep` prepares once when the parameters are constants, else at each run, and leaves to
-`onnx.reference` what cannot be prepared even then (4-bit, 16-bit and float8 integers, blocks, float16).
+A *preparer* takes the node and its operands, with None for those that come at run time, and returns a
+function that does the work, or None when it cannot: because a parameter it needs is missing yet, or because
+pyq has no kernel for these types. `DirectStep` prepares once when the parameters are constants, else at each
+run, and leaves to `onnx.reference` what cannot be prepared even then (4-bit, 16-bit, float8, blocks, float16).
 """
 
 from __future__ import annotations
@@ -32,14 +32,19 @@ Preparer = Callable[[Node, Operands], Work | None]
 
 
 class DirectStep(Int8Step):
-    """An operator with its quantization parameters among its inputs."""
+    """An operator with its quantization parameters among its inputs.
+
+    Raises UnsupportedOperator for constant parameters that neither pyq nor `onnx.reference` can use.
+    """
 
     def __init__(self, node: Node, graph: Graph) -> None:
         super().__init__(node, graph.constants)
-        self._node = node
+        self._node, self._graph = node, graph
         self._prepare, self._dtypes = DIRECT[node.op_type]
         self._work = self._prepare(node, self.bound)
-        self._fallback = FloatStep(node, graph)
+        self._reference: FloatStep | None = None
+        if self._work is None and self.inputs == node.inputs[:1]:
+            self._reference = FloatStep(node, graph)
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         operands = self.operands(inputs)
@@ -47,7 +52,9 @@ class DirectStep(Int8Step):
             work = self._work or self._prepare(self._node, operands)
             if work is not None:
                 return work(operands, out)
-        return self._fallback.run(inputs, out)
+        if self._reference is None:
+            self._reference = FloatStep(self._node, self._graph)
+        return self._reference.run(inputs, out)
 
 
 def quantize_linear(node: Node, operands: Operands) -> Work | None:
@@ -81,7 +88,7 @@ def dequantize_linear(node: Node, operands: Operands) -> Work | None:
 
 
 def dynamic_quantize_linear(node: Node, operands: Operands) -> Work | None:
-    """float32 to uint8 by the range of the tensor itself; outputs the integers, their scale and zero point."""
+    """float32 to uint8 by the range of the tensor; outputs the integers, their scale and zero point."""
 
     def work(operands: Operands, out: Buffers) -> list[Array]:
         x = operands[0]
@@ -95,7 +102,7 @@ def dynamic_quantize_linear(node: Node, operands: Operands) -> Work | None:
 def matmul_integer(node: Node, operands: Operands) -> Work | None:
     """int32 product; a constant matrix is packed once, whatever is known about the other operands."""
     _, b, _, b_zero_point = padded(operands, 4)
-    packed = None if b is None or len(b.shape) != 2 else packed_integers(node, b, b_zero_point, 3, axis=1)
+    packed = None if b is None or len(b.shape) != 2 else packed_integers(node, b, b_zero_point, axis=1)
 
     def work(operands: Operands, out: Buffers) -> list[Array]:
         a, b, a_zero_point, b_zero_point = padded(operands, 4)
@@ -110,7 +117,7 @@ def matmul_integer(node: Node, operands: Operands) -> Work | None:
 def conv_integer(node: Node, operands: Operands) -> Work | None:
     """int32 convolution; constant filters are packed once."""
     _, w, _, w_zero_point = padded(operands, 4)
-    packed = None if w is None else packed_integers(node, w, w_zero_point, 3, axis=0)
+    packed = None if w is None else packed_integers(node, w, w_zero_point, axis=0)
     attributes = {name: value for name, value in node.attributes.items() if name != "kernel_shape"}
 
     def work(operands: Operands, out: Buffers) -> list[Array]:
@@ -123,11 +130,11 @@ def conv_integer(node: Node, operands: Operands) -> Work | None:
     return work
 
 
-def packed_integers(node: Node, w: Array, zero_point: Array | None, place: int, axis: int) -> PackedWeight | None:
-    """Constant integers packed, unless their zero point (input number `place` of the node) comes at run time."""
+def packed_integers(node: Node, w: Array, zero_point: Array | None, axis: int) -> PackedWeight | None:
+    """Constant integers packed, unless their zero point (the fourth input of the node) comes at run time."""
+    if zero_point is None and any(node.inputs[3:]):
+        return None
     if zero_point is None:
-        if len(node.inputs) > place and node.inputs[place]:
-            return None
         zero_point = np.zeros((), w.dtype)
     tensor = weight_tensor(w, np.ones(zero_point.size, np.float32), zero_point, axis)
     if tensor is None:
@@ -183,9 +190,13 @@ def tensor_params(scale: Array | None, zero_point: Array | None) -> QParams | No
     return QParams(scale.reshape(()), zero_point.reshape(()), zero_point.dtype)
 
 
-def weight_tensor(w: Array | None, scale: Array | None, zero_point: Array | None, axis: int) -> QTensor | None:
+def weight_tensor(
+    w: Array | None, scale: Array | None, zero_point: Array | None, axis: int
+) -> QTensor | None:
     """8-bit weights, per tensor or along `axis`; None when they are something else, or not known yet."""
-    if w is None or scale is None or zero_point is None or scale.dtype != np.float32 or w.dtype not in BYTES:
+    if w is None or scale is None or zero_point is None:
+        return None
+    if scale.dtype != np.float32 or w.dtype not in BYTES or zero_point.dtype != w.dtype:
         return None
     if max(scale.size, zero_point.size) == 1:
         return QTensor(w, scale.reshape(()), zero_point.reshape(()))
@@ -209,7 +220,7 @@ DIRECT: dict[str, tuple[Preparer, tuple[np.dtype[Any], ...]]] = {
 
 
 def int8_step(node: Node, graph: Graph) -> Step | None:
-    """The int8 step of `node`: a "pyq" node, or an ONNX operator on integers; None when it is a float operator."""
+    """The int8 step of a "pyq" node or of an ONNX operator on integers; None for a float operator."""
     if node.domain == DOMAIN:
         return STEPS[node.op_type](node, graph.constants)
     return DirectStep(node, graph) if node.domain == "" and node.op_type in DIRECT else None

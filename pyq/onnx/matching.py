@@ -1,4 +1,4 @@
-"""What int8 patterns ask about a QDQ graph: which values are dequantized, what follows, which weights are constant."""
+"""What int8 patterns ask about a QDQ graph: what is dequantized, what follows, which weights are constant."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Quantized:
 class Tail:
     """What an int8 operator swallows behind itself: `nodes`, after which it makes the value `output`.
 
-    out: parameters of the QuantizeLinear, None for a float32 output; a Relu or Clip on the way has narrowed its
-    qmin and qmax. low, high: the same bounds as real values.
+    out: parameters of the QuantizeLinear, None for a float32 output; a Relu or Clip on the way has narrowed
+    its qmin and qmax. low, high: the same bounds as real values.
     """
 
     output: str
@@ -42,7 +42,8 @@ class Tail:
 class Matcher:
     """Knowledge about one graph. It grows while a walk lets it `see` the DequantizeLinear nodes.
 
-    dequantized: the values seen so far that are dequantized integers. constants: the graph's, and those the walk adds.
+    dequantized: the values seen so far that are dequantized integers. constants: the graph's, and those that
+    the walk adds.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -61,7 +62,7 @@ class Matcher:
             self.dequantized[node.outputs[0]] = Quantized(node.inputs[0], params)
 
     def only_reader(self, value: str) -> Node | None:
-        """The one node that reads `value`; None when there are others, or when it is an output of the graph."""
+        """The one node that reads `value`; None when there are others, or when it is an output."""
         readers = self._consumers[value]
         return readers[0] if len(readers) == 1 and value not in self._visible else None
 
@@ -86,9 +87,8 @@ class Matcher:
         return found if found and found.params.axis is None and found.params.dtype != np.int32 else None
 
     def params(self, node: Node) -> QParams | None:
-        """The constant parameters of a QuantizeLinear or DequantizeLinear; None when pyq has no kernel for them."""
-        zero_point = self._zero_point(node)
-        return None if zero_point is None else linear_params(node, self.constants.get(node.inputs[1]), zero_point)
+        """The constant parameters of a QuantizeLinear or DequantizeLinear; see `linear_params`."""
+        return linear_params(node, self.constants.get(node.inputs[1]), self._zero_point(node))
 
     def _zero_point(self, node: Node) -> NDArray[Any] | None:
         """The constant zero point of a QuantizeLinear or DequantizeLinear; it also says the integer type."""
@@ -100,7 +100,7 @@ class Matcher:
         return None if node.attributes.get("output_dtype") else np.zeros((), np.uint8)
 
     def tail(self, value: str) -> Tail:
-        """The Relu and Clip nodes and the QuantizeLinear behind `value`, as far as nobody else reads in between."""
+        """The Relu and Clip nodes and the QuantizeLinear behind `value`, up to where somebody else reads."""
         tail = Tail(value, [])
         while (reader := self.only_reader(tail.output)) is not None:
             if reader.op_type == "QuantizeLinear":
@@ -115,7 +115,7 @@ class Matcher:
     def _quantized_tail(self, tail: Tail, node: Node) -> Tail:
         """`tail` with the QuantizeLinear `node` behind it, or as it is when that has no int8 parameters."""
         params = self.params(node)
-        if params is None or params.axis is not None or params.dtype == np.int32 or node.inputs[0] != tail.output:
+        if params is None or params.axis is not None or params.dtype == np.int32:
             return tail
         low, high = quantize_array(np.array([tail.low, tail.high], np.float32), params)
         if low >= high:
@@ -139,9 +139,9 @@ class Matcher:
         return min(bounds), bounds[1]  # Clip with min > max gives max everywhere
 
     def bias(self, name: str, x: QParams, weight: QTensor) -> NDArray[Any] | None:
-        """The constant bias called `name`: int32 in units of `x.scale * weight.scale` if stored so, else float32.
+        """The constant bias `name`: int32 in units of `x.scale * weight.scale` if stored so, else float32.
 
-        A missing bias (name "") is int32 zeros in the shape of the weight's scale. None when it is not constant.
+        A missing bias (name "") is int32 zeros in the shape of the weight's scale. None when not constant.
         """
         if not name:
             return np.zeros(weight.scale.shape, np.int32)
@@ -155,8 +155,8 @@ class Matcher:
 def linear_params(node: Node, scale: NDArray[Any] | None, zero_point: NDArray[Any] | None) -> QParams | None:
     """The parameters of a QuantizeLinear or DequantizeLinear with these inputs.
 
-    None when an input is missing or pyq has no kernel for it: types other than float32 and uint8, int8 or int32,
-    blocks, and the scale 0 that some quantizers give to channels of zeros.
+    None when an input is missing or pyq has no kernel for it: types other than float32 and uint8, int8 or
+    int32, blocks, and the scale 0 that some quantizers give to channels of zeros.
     """
     if scale is None or scale.dtype != np.float32 or node.attributes.get("block_size"):
         return None
@@ -171,7 +171,7 @@ def linear_params(node: Node, scale: NDArray[Any] | None, zero_point: NDArray[An
 
 
 def accumulator_bias(bias: NDArray[Any], scale: NDArray[np.float32]) -> NDArray[np.int32] | None:
-    """A float bias in units of the accumulator, `rne(bias / scale)`; None when that leaves no room for products.
+    """A float bias in units of the accumulator, `rne(bias / scale)`; None when that leaves products no room.
 
     An int32 bias is in these units already.
 

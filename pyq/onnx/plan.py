@@ -1,8 +1,8 @@
 """Running the steps of a model, with the memory of their outputs planned once per input shapes.
 
-The first run with some input shapes records which memory each step takes and which values lie in it. From that
-follows how long each piece is needed, and so a place for it in one *arena* in which pieces that are never needed at
-the same time overlap. Later runs with these shapes take everything from an arena and allocate nothing.
+The first run with some input shapes records which memory each step takes and which values lie in it. From
+that follows how long each piece is needed, and so a place for it in one *arena*, in which pieces that are
+never needed at the same time overlap. Later runs with these shapes take everything from an arena.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ ALIGNMENT = 64
 """Pieces of an arena begin on a cache line."""
 
 MAX_LAYOUTS = 8
-"""Sets of input shapes that a plan remembers; a model with dynamic shapes sees many, and each has its arena."""
+"""Sets of input shapes that a plan remembers; a model with dynamic shapes sees many, each with an arena."""
 
 MAY_VIEW = frozenset({
-    "Compress", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If", "Loop",
-    "Pad", "Reshape", "Resize", "Scan", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Compress", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If",
+    "Loop", "Pad", "Reshape", "Resize", "Scan", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
 })  # fmt: skip
-"""Operators whose output may be a view of their input in one run and a copy in another, by the values of the inputs."""
+"""Operators whose output may view their input in one run and be a copy in another: that depends on values."""
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Plan:
         return list(self._layouts.values())
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run all steps on the values `feeds` and return the outputs by name. `feeds` may hold outputs, too."""
+        """Run all steps on the values `feeds`; returns the outputs by name (which may be among the feeds)."""
         signature = tuple((np.shape(x), str(getattr(x, "dtype", type(x)))) for x in feeds.values())
         with self._lock:
             layout = self._layouts.get(signature)
@@ -157,14 +158,14 @@ class Recorder:
                 piece.last = max(piece.last, self._last_use.get(name, self._index))
 
     def layout(self) -> Layout:
-        """The layout for further runs. A piece that holds an output gets offset -1: it stays out of the arena."""
+        """The layout for further runs. A piece that holds an output has offset -1: it is not in the arena."""
         for number in self._kept:
             self._pieces[number].offset = -1
         return Layout(self._pieces, arrange([piece for piece in self._pieces if piece.offset >= 0]))
 
 
 def arrange(pieces: Sequence[Piece]) -> int:
-    """Give each piece an offset, so that pieces needed at the same time do not overlap; returns the arena's size.
+    """Give each piece an offset, so that no two needed at the same time overlap; returns the arena's size.
 
     The largest first, each at the lowest offset that is free as long as it is needed.
     """
@@ -201,9 +202,11 @@ class Arena:
         self._waiting = self._arrays.get(index, [])[::-1]
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """See `pyq.onnx.step.Buffers`. New memory for outputs, and where shapes depend on more than the inputs' shapes."""
+        """See `pyq.onnx.step.Buffers`. New memory for outputs, and for shapes that depend on values."""
         array = self._waiting.pop() if self._waiting else None
-        return array if array is not None and array.shape == shape and array.dtype == dtype else np.empty(shape, dtype)
+        if array is None or array.shape != shape or array.dtype != dtype:
+            return np.empty(shape, dtype)
+        return array
 
     def leave(self, step: Step, results: Sequence[Any]) -> None:
         """Nothing to note: all is planned."""

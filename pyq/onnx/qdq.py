@@ -5,24 +5,25 @@ walks it once, in order, with four rules:
 
 1. an operator with an int8 kernel (Conv, MatMul, Add, AveragePool ...) whose inputs are dequantized takes the
    integers, and swallows its bias, a following Relu or Clip, and the QuantizeLinear;
-2. data movement (Reshape, Transpose, Slice ...) commutes with a per-tensor DequantizeLinear: it moves integers,
-   and the DequantizeLinear goes behind it;
-3. an element-wise region of one variable between a DequantizeLinear and a QuantizeLinear is a 256-entry table, and
-   a table that follows a Conv or MatMul moves into its epilogue;
+2. data movement (Reshape, Transpose, Slice ...) commutes with a per-tensor DequantizeLinear: it moves
+   integers, and the DequantizeLinear goes behind it;
+3. an element-wise region of one variable between a DequantizeLinear and a QuantizeLinear is a 256-entry
+   table, and a table that follows a Conv, a MatMul or another table becomes part of that;
 4. a DequantizeLinear followed by a QuantizeLinear cancels, or is a table when their parameters differ.
 
-What no rule covers stays as it was, between the QuantizeLinear and DequantizeLinear nodes of the graph. The int8
-nodes live in the domain "pyq": ONNX attributes, and parameters under the names that `pyq.onnx.steps` reads.
+What no rule covers stays as it was, between the QuantizeLinear and DequantizeLinear nodes of the graph. The
+int8 nodes live in the domain "pyq"; `pyq.onnx.steps` says which attributes they have beside those of ONNX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyq.onnx.matching import Matcher, Quantized, Tail, accumulator_bias
 from pyq.onnx.steps import DOMAIN, product_attributes
@@ -34,8 +35,8 @@ from pyq.tensor import QTensor
 
 # Operators whose output elements are elements of their first input, whatever those are.
 DATA_MOVEMENT = frozenset({
-    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 
 # int8 nodes whose output can go through a table before it is stored.
@@ -43,10 +44,10 @@ WITH_TABLE = ("Conv", "Gemm", "MatMul", "Lookup")
 
 
 def fuse(graph: Graph) -> Graph:
-    """A graph of the same function whose int8 patterns are nodes of the domain "pyq"; `graph` is not changed.
+    """A graph of the same function with int8 patterns as nodes of the domain "pyq"; `graph` is not changed.
 
-    Quantized values are uint8 / int8 tensors under the name the QuantizeLinear gave them. Values inside a fused
-    pattern are no longer made: a value that has to stay visible must be an output of the graph.
+    Quantized values are uint8 / int8 tensors under the name the QuantizeLinear gave them. Values inside a
+    fused pattern are no longer made: one that has to stay visible must be an output of the graph.
 
     >>> from pyq.quantization.graph import ValueInfo
     >>> nodes = [Node("DequantizeLinear", ["x", "s", "z"], ["f"]), Node("Relu", ["f"], ["r"]),
@@ -60,16 +61,13 @@ def fuse(graph: Graph) -> Graph:
     for node in graph.sorted():
         fuser.visit(node)
     fused = replace(graph.copy(), nodes=fuser.nodes, constants=fuser.constants)
-    merge_tables(fused)
     fused.prune()
+    merge_tables(fused)
     return fused
 
 
 def merge_tables(graph: Graph) -> None:
-    """Merge each Lookup, in place, into the node before it: a Lookup, or a Conv, Gemm or MatMul with int8 output.
-
-    The node before must have no other reader.
-    """
+    """Merge each Lookup, in place, into the Lookup, Conv, Gemm or MatMul that it alone reads."""
     consumers, outputs = graph.consumers(), set(graph.output_names)
     kept: list[Node] = []
     makers: dict[str, Node] = {}
@@ -83,7 +81,7 @@ def merge_tables(graph: Graph) -> None:
         else:
             before = node
             kept.append(node)
-        if before.domain == DOMAIN and before.op_type in WITH_TABLE and before.attributes["dtype"] != np.float32:
+        if before.domain == DOMAIN and before.op_type in WITH_TABLE:
             makers[before.outputs[0]] = before
     graph.nodes = kept
 
@@ -96,15 +94,15 @@ class Fuser(Matcher):
         self.nodes: list[Node] = []
         self._known = set(graph.consumers())
         self._renamed: dict[str, str] = {}
-        self._swallowed: set[int] = set()
-        self._regions = {id(node): region for region in unary_regions(graph) for node in region.nodes}
+        self._swallowed: set[Node] = set()
+        self._regions = {node: region for region in unary_regions(graph) for node in region.nodes}
 
     def visit(self, node: Node) -> None:
         """Append what `node` becomes; nothing when an earlier node has swallowed it."""
-        if id(node) in self._swallowed:
+        if node in self._swallowed:
             return
-        region = self._regions.get(id(node))
-        if region is not None and fuse_table(self, region):
+        region = self._regions.get(node)
+        if region is not None and fuse_table(self, region, self.constants):
             return
         node = replace(node, inputs=[self._renamed.get(name, name) for name in node.inputs])
         pattern = PATTERNS.get(node.op_type) if node.domain == "" else None
@@ -112,10 +110,10 @@ class Fuser(Matcher):
             self.nodes.append(node)
 
     def emit(self, node: Node, inputs: list[str], tail: Tail, attributes: dict[str, Any]) -> bool:
-        """Append the int8 form of `node`, which swallows `tail`. Returns True, so that a pattern can end with it."""
+        """Append the int8 form of `node`, which swallows `tail`. Returns True, a pattern's last word."""
         attributes = {**node.attributes, **attributes}
         self.nodes.append(Node(node.op_type, inputs, [tail.output], attributes, node.name, DOMAIN))
-        self._swallowed.update(map(id, tail.nodes))
+        self._swallowed.update(tail.nodes)
         return True
 
     def move(self, node: Node, inputs: list[str], params: QParams, domain: str = "") -> bool:
@@ -123,10 +121,11 @@ class Fuser(Matcher):
         outputs = [self.fresh(name) if name else "" for name in node.outputs]
         self.nodes.append(replace(node, inputs=inputs, outputs=outputs, domain=domain))
         scale, zero_point = self.fresh("scale"), self.fresh("zero_point")
-        self.constants[scale], self.constants[zero_point] = params.scale, params.zero_point.astype(params.dtype)
+        self.constants[scale] = params.scale
+        self.constants[zero_point] = params.zero_point.astype(params.dtype)
         for integers, real in zip(outputs, node.outputs, strict=True):
             if real:
-                self.nodes.append(Node("DequantizeLinear", [integers, scale, zero_point], [real], name=f"{real}_dq"))
+                self.nodes.append(Node("DequantizeLinear", [integers, scale, zero_point], [real], name=real))
                 self.dequantized[real] = Quantized(integers, params)
         return True
 
@@ -144,13 +143,13 @@ class Fuser(Matcher):
         return name
 
 
-def fuse_table(fuser: Fuser, region: Region) -> bool:
+def fuse_table(fuser: Fuser, region: Region, constants: Mapping[str, NDArray[Any]]) -> bool:
     """Dequantized input -> element-wise region -> QuantizeLinear is a 256-entry table."""
     x, tail = fuser.activation(region.input), fuser.tail(region.output)
     if x is None or tail.out is None:
         return False
     try:
-        table = unary_table(partial(region.evaluate, constants=fuser.constants), x.params, tail.out).values
+        table = unary_table(partial(region.evaluate, constants=constants), x.params, tail.out).values
     except ValueError:  # not a number for some input: an error only if that input comes
         return False
     tail = replace(tail, nodes=[*region.nodes, *tail.nodes])
@@ -184,7 +183,7 @@ def conv(fuser: Fuser, node: Node) -> bool:
 
 
 def matmul(fuser: Fuser, node: Node) -> bool:
-    """MatMul by a constant matrix, quantized per tensor or per column; a constant Add behind it is its bias."""
+    """MatMul by a constant matrix, quantized per tensor or per column; a constant added to it is its bias."""
     weight = fuser.weight(node.inputs[1])
     if weight is None or weight.ndim != 2 or weight.axis not in (None, 1):
         return False
@@ -215,8 +214,8 @@ def fuse_product(
 ) -> bool:
     """Conv, MatMul or Gemm of an int8 activation and a constant `weight` with `columns` output channels.
 
-    With a QuantizeLinear behind it the bias joins the int32 accumulator; otherwise the output is float32 and a float
-    bias is added to it. add: the node that adds the bias, when it is not the operator itself.
+    With a QuantizeLinear behind it the bias joins the int32 accumulator; otherwise the output is float32 and
+    a float bias is added to it. add: the node that adds the bias, when it is not the operator itself.
     """
     x = fuser.activation(node.inputs[0])
     bias = None if x is None or weight.dtype == np.int32 else fuser.bias(bias_name, x.params, weight)
@@ -235,7 +234,11 @@ def fuse_product(
 
 
 def binary(fuser: Fuser, node: Node) -> bool:
-    """Add, Sub, Mul or Div of two int8 tensors into a third."""
+    """Add, Sub, Mul or Div of two int8 tensors into a third; with a constant number it is a table."""
+    for variable, other in (node.inputs, node.inputs[::-1]):
+        number = fuser.constant(other)
+        if number is not None and number.size == 1 and number.ndim <= 1:
+            return fuse_table(fuser, Region(variable, node.outputs[0], (node,)), {other: number})
     a, b = (fuser.activation(name) for name in node.inputs)
     tail = fuser.tail(node.outputs[0])
     if a is None or b is None or tail.out is None:
@@ -254,7 +257,7 @@ def concat(fuser: Fuser, node: Node) -> bool:
         same = all(part.params == inputs[0].params for part in inputs)
         return same and fuser.move(node, names, inputs[0].params)
     out = tail.out
-    tables = [None if part.params == out else unary_table("identity", part.params, out).values for part in inputs]
+    tables = [None if x.params == out else unary_table("identity", x.params, out).values for x in inputs]
     return fuser.emit(node, names, tail, {"tables": tables, "dtype": out.dtype})
 
 

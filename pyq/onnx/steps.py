@@ -1,8 +1,8 @@
 """The int8 steps of a compiled model: what the "pyq" nodes that `pyq.onnx.qdq` makes are at run time.
 
-A step prepares all it can when it is made (packed weights, epilogues, tables) and calls the backend directly. Its
-values are raw uint8 / int8 arrays in ONNX's logical order; strides carry the layout, so that a convolution reads
-`x.transpose(0, 2, 3, 1)`, which costs nothing where x came from another convolution.
+A step prepares all it can when it is made (packed weights, epilogues, tables) and calls the backend directly.
+Its values are raw uint8 / int8 arrays in ONNX's logical order; strides carry the layout, so that a
+convolution reads `x.transpose(0, 2, 3, 1)`, which costs nothing where x came from another convolution.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def product_attributes(
     """The attributes of a Conv, MatMul or Gemm in the "pyq" domain, beside those of ONNX.
 
     x, out: parameters of input and output; out None for a float32 output, which is clamped to [low, high].
-    weight: [M, C / group, *kernel] or [K, N], per tensor or per output channel. bias: one, or one per output channel;
-    int32 in units of `x.scale * weight.scale`, or float32 for a float32 output.
+    weight: [M, C / group, *kernel] or [K, N], per tensor or per output channel. bias: one, or one per output
+    channel; int32 in units of `x.scale * weight.scale`, or float32 for a float32 output.
     """
     dtype = np.dtype(np.float32) if out is None else out.dtype
     values = {"x": x, "weight": weight, "bias": bias, "out": out, "low": low, "high": high}
@@ -72,7 +72,7 @@ def product_attributes(
 class ProductStep(Int8Step):
     """A product with constant weights, packed here; see `product_attributes`.
 
-    Attributes beside those: table (uint8[256] for the output's bytes, or None) and dtype of the output behind it.
+    Attributes beside those: table (uint8[256] for the output's bytes, or None) and dtype of the result.
     """
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
@@ -88,9 +88,9 @@ class ProductStep(Int8Step):
     def _check(self, x: Array, axis: int, size: int) -> None:
         """The backend trusts its caller: nothing but `x` of the right type and depth may reach it."""
         if x.dtype != self._x.dtype:
-            raise TypeError(f"{self.name}: expected {self._x.dtype} for input {self.inputs[0]!r}, got {x.dtype}")
+            raise TypeError(f"{self.name}: input {self.inputs[0]!r} is {x.dtype}, expected {self._x.dtype}")
         if x.shape[axis] != size:
-            raise ValueError(f"{self.name}: expected {size} values along axis {axis}, got shape {x.shape}")
+            raise ValueError(f"{self.name}: input of shape {x.shape}, expected {size} along axis {axis}")
 
 
 def _epilogue(node: Node) -> Epilogue:
@@ -131,7 +131,7 @@ class ConvStep(ProductStep):
         (x,) = self.operands(inputs)
         filters, depth, *kernel = self._weight.shape
         if x.ndim != len(kernel) + 2:
-            raise ValueError(f"{self.name}: expected {len(kernel) + 2} dimensions, got shape {x.shape}")
+            raise ValueError(f"{self.name}: input of shape {x.shape}, expected {len(kernel) + 2} dimensions")
         self._check(x, 1, depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
         image = x if len(kernel) == 2 else x[:, :, None]
@@ -209,7 +209,8 @@ class MaxPoolStep(Int8Step):
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
-        self._pool = global_max_pool if node.op_type == "GlobalMaxPool" else partial(max_pool, **_window(node))
+        whole = node.op_type == "GlobalMaxPool"
+        self._pool = global_max_pool if whole else partial(max_pool, **_window(node))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         (x,) = self.operands(inputs)
