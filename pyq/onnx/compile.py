@@ -8,13 +8,14 @@ import numpy as np
 
 from pyq.onnx import qdq
 from pyq.onnx.float_ops import FloatStep
+from pyq.onnx.integer_steps import int8_step
 from pyq.onnx.step import Buffers, Step
-from pyq.onnx.steps import STEPS, take_like
+from pyq.onnx.steps import take_like
 from pyq.quantization.graph import Graph
 from pyq.quantization.regions import Region, unary_regions
 
-BLOCK = 8192
-"""Elements that a region takes at a time: a few such arrays of float32 stay in the first-level caches."""
+BLOCK = 32768
+"""Elements that a region takes at a time: a few such arrays of float32 stay in the second-level cache."""
 
 
 def compile_steps(graph: Graph) -> tuple[list[Step], dict[str, np.ndarray]]:
@@ -29,12 +30,10 @@ def compile_steps(graph: Graph) -> tuple[list[Step], dict[str, np.ndarray]]:
     inside = {node for region in regions.values() for node in region.nodes[:-1]}
     steps: list[Step] = []
     for node in graph.nodes:
-        if node.domain == qdq.DOMAIN:
-            steps.append(STEPS[node.op_type](node))
-        elif node in regions:
+        if node in regions:
             steps.append(RegionStep(regions[node], graph))
         elif node not in inside:
-            steps.append(FloatStep(node, graph))
+            steps.append(int8_step(node, graph) or FloatStep(node, graph))
     return steps, graph.constants
 
 
@@ -54,7 +53,7 @@ class RegionStep:
             return [self._block(x, out)]
         y = take_like(x, x.shape, x.dtype, out)
         source, target = x.ravel(order="K"), y.ravel(order="K")
-        if not np.shares_memory(target, y, max_work=1) or x.strides != y.strides:
+        if x.strides != y.strides:  # x has gaps, so that flat it is in another order than y
             return [self._block(x, out)]
         for start in range(0, x.size, BLOCK):
             block = slice(start, start + BLOCK)

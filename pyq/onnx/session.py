@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from onnx import helper
@@ -16,10 +16,12 @@ from pyq.config import set_num_threads
 from pyq.onnx.compile import compile_steps
 from pyq.onnx.load import ModelSource, load
 from pyq.onnx.passes import optimize
+from pyq.onnx.plan import Plan
 from pyq.onnx.step import Fresh, Step
-from pyq.quantization.graph import Graph, ValueInfo
+from pyq.onnx.steps import Int8Step
+from pyq.quantization.graph import ValueInfo
 
-Visitor: TypeAlias = Callable[[Step, list[Any], list[Any]], None]
+Comparer: TypeAlias = Callable[[Step, list[Any], list[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -43,37 +45,11 @@ def _type_name(dtype: np.dtype[Any] | None) -> str:
     return name.removeprefix("TensorProto.").lower()
 
 
-class Program:
-    """The steps for one set of outputs, and after which step each value is no longer needed."""
+class Compiled(NamedTuple):
+    """What computes one set of outputs: the plan, and the outputs that are constants."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.steps, constants = compile_steps(graph)
-        self.outputs = graph.output_names
-        self.constants = {name: constants[name] for name in self.outputs if name in constants}
-        last_use: dict[str, int] = {}
-        for index, step in enumerate(self.steps):
-            last_use.update(dict.fromkeys([*step.inputs, *step.outputs], index))
-        self.released: list[list[str]] = [[] for _ in self.steps]
-        for name, index in last_use.items():
-            if name not in self.outputs:
-                self.released[index].append(name)
-
-    def run(self, feeds: Mapping[str, Any], visit: Visitor | None = None) -> dict[str, Any]:
-        """The outputs for checked inputs; `visit` sees each step that has run, its inputs and its outputs."""
-        values: dict[str, Any] = {**self.constants, **feeds}
-        buffers = Fresh()
-        with np.errstate(
-            all="ignore"
-        ):  # infinities and NaN are values of the model, as in every float runtime
-            for step, released in zip(self.steps, self.released, strict=True):
-                arguments = [values[name] for name in step.inputs]
-                results = step.run(arguments, buffers)
-                if visit is not None:
-                    visit(step, arguments, results)
-                values.update(zip(step.outputs, results, strict=True))
-                for name in released:
-                    del values[name]
-        return {name: values[name] for name in self.outputs}
+    plan: Plan
+    constants: dict[str, np.ndarray]
 
 
 class Session:
@@ -100,8 +76,8 @@ class Session:
             backend_named(backend)
         self._backend = backend
         self.graph = optimize(load(model))
-        self._programs: dict[frozenset[str], Program] = {}
-        self._program(self.graph.output_names)
+        self._compiled: dict[tuple[str, ...], Compiled] = {}
+        self._compile(self.graph.output_names)
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that `run` must be fed, in the model's order."""
@@ -119,7 +95,7 @@ class Session:
     @property
     def steps(self) -> list[Step]:
         """The compiled steps of a plain run, in order."""
-        return list(self._program(self.graph.output_names).steps)
+        return self._compile(self.graph.output_names).plan.steps
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """Run the model; returns the outputs asked for, all of them for None, in the order of the names.
@@ -148,33 +124,41 @@ class Session:
             raise ValueError(f"names: the optimized model has no value {unknown[0]!r}")
         return self._run(wanted, feeds)
 
-    def run_against(self, other: str, feeds: Mapping[str, Any], compare: Visitor) -> dict[str, Any]:
-        """Run the model, each step once more by the backend `other` on the same inputs; all outputs by name.
+    def compare_steps(self, other: str, feeds: Mapping[str, Any], compare: Comparer) -> dict[str, Any]:
+        """Run the model, each int8 step a second time by the backend `other` on the same inputs.
 
-        compare: called with each step, its outputs, and its outputs by `other`, all valid during the call.
+        compare: called with each int8 step, its outputs, and its outputs by `other`. Returns all outputs by name.
         """
-
-        def visit(step: Step, inputs: list[Any], outputs: list[Any]) -> None:
-            with use_backend(other):
-                compare(step, outputs, step.run(inputs, Fresh()))
-
-        with self._chosen_backend():
-            return self._program(self.graph.output_names).run(self._checked(feeds), visit)
+        compiled = self._compile(self.graph.output_names)
+        values: dict[str, Any] = {**compiled.constants, **self._checked(feeds)}
+        for step in compiled.plan.steps:
+            inputs = [values[name] for name in step.inputs]
+            with self._chosen_backend(), np.errstate(all="ignore"):
+                outputs = step.run(inputs, Fresh())
+            if isinstance(step, Int8Step):
+                with use_backend(other):
+                    compare(step, outputs, step.run(inputs, Fresh()))
+            values.update(zip(step.outputs, outputs, strict=True))
+        return {name: values[name] for name in self.graph.output_names}
 
     def _run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
         checked = self._checked(feeds)
-        with self._chosen_backend():
-            return self._program(names).run(checked)
+        compiled = self._compile(names)
+        # Infinities and NaN are values of the model, not events, as in every float runtime.
+        with self._chosen_backend(), np.errstate(all="ignore"):
+            return compiled.plan.run({**compiled.constants, **checked})
 
-    def _program(self, names: Sequence[str]) -> Program:
-        key = frozenset(names)
-        if key not in self._programs:
+    def _compile(self, names: Sequence[str]) -> Compiled:
+        key = tuple(names)
+        if key not in self._compiled:
             known = {value.name: value for value in self.graph.outputs}
             graph = replace(self.graph.copy(), outputs=[known.get(name, ValueInfo(name)) for name in names])
             graph.prune()
             with self._chosen_backend():
-                self._programs[key] = Program(graph)
-        return self._programs[key]
+                steps, constants = compile_steps(graph)
+            outputs = {name: constants[name] for name in names if name in constants}
+            self._compiled[key] = Compiled(Plan(steps, names), outputs)
+        return self._compiled[key]
 
     def _chosen_backend(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._backend is None else use_backend(self._backend)

@@ -45,9 +45,7 @@ def divide(x: Array, y: Array) -> Array:
 
 def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     """`min(max(x, low), high)`; an absent bound does not bound."""
-    if low is not None:
-        x = np.maximum(x, low)
-    return x if high is None else np.minimum(x, high)
+    return x if low is None and high is None else np.clip(x, low, high)
 
 
 def maximum(*arrays: Array) -> Array:
@@ -89,7 +87,7 @@ def sigmoid(x: Array) -> Array:
 def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
     """`clip(alpha * x + beta, 0, 1)`."""
     kind = x.dtype.type
-    return np.minimum(np.maximum(x * kind(alpha) + kind(beta), kind(0)), kind(1))
+    return np.clip(x * kind(alpha) + kind(beta), kind(0), kind(1))
 
 
 def hard_swish(x: Array) -> Array:
