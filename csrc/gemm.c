@@ -62,9 +62,13 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_panel *pan
     const uint8_t *rows[PYQ_MAX_MR];
     for (int64_t i = 0; i < count;) {
         const pyq_kernel *k = pyq_select(panel->layout, count - i);
-        for (int r = 0; r < k->mr; r++) rows[r] = base + (start[i + r] + panel->row_offset) * width;
-        k->gemm(tile, rows, offsets, data, panel->steps);
         uint8_t *out = t->out + (size_t)((first_row + i) * t->columns + panel->column) * t->element_size;
+        for (int r = 0; r < k->mr; r++) {
+            rows[r] = base + (start[i + r] + panel->row_offset) * width;
+            /* The lines to be written arrive while the kernel runs: without this a store waits for memory. */
+            __builtin_prefetch(out + (size_t)(r * t->columns) * t->element_size, 1);
+        }
+        k->gemm(tile, rows, offsets, data, panel->steps);
         if (panel->columns == PYQ_NR)
             store(tile, k->mr, t->epilogue, panel->column, out, t->columns);
         else
