@@ -28,7 +28,12 @@ typedef struct {
     int64_t data, order;
     int32_t steps, layout, column, columns, row_offset, splits;
 } pyq_panel;
-typedef struct { const pyq_panel *panels; int64_t panel_count; const int32_t *offsets; const uint8_t *data; } pyq_weights;
+typedef struct {
+    const pyq_panel *panels;
+    int64_t panel_count;
+    const int32_t *offsets;
+    const uint8_t *data;
+} pyq_weights;
 typedef struct {
     const uint8_t *bytes;
     const int16_t *words;
@@ -45,7 +50,8 @@ typedef struct {
     const char *name;
     int32_t operation, isa, layout, mr, nr, p;
     void (*gemm)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights, int64_t steps);
-    void (*epilogue)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out, int64_t stride);
+    void (*epilogue)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
+                     int64_t stride);
 } pyq_kernel;
 typedef struct { float scale; int32_t zero_point, is_signed; } pyq_affine;
 
@@ -54,7 +60,8 @@ int32_t pyq_kernel_count(void);
 int32_t pyq_isa_detected(void);
 int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
-void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out, int64_t columns);
+void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
+              int64_t columns);
 void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out);
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
                  pyq_panel *panels, int32_t *order, uint8_t *data);

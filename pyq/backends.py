@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -153,7 +153,7 @@ def _load(name: str) -> Backend:
     raise ValueError(f"name: got {name!r}, expected one of {BACKENDS}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def backend(name: str) -> Backend:
     """The backend called ``name`` ("c", "numba" or "reference").
 

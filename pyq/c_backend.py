@@ -68,10 +68,14 @@ class CBackend:
         self._gemm(rows, w, offsets, epilogue, written)
         return _result(written, out)
 
-    def _gemm(self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any]) -> None:
+    def _gemm(
+        self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any]
+    ) -> None:
         lowered = lowering.lower_epilogue(epilogue, w.columns, lowering.zero_point_correction(rows, w))
         c_epilogue = self._epilogue(epilogue, lowered)
-        c_rows = ffi.new("pyq_rows *", (_address("uint8_t[]", rows.data), _address("int16_t[]", rows.words), *rows[2:8]))
+        c_rows = ffi.new(
+            "pyq_rows *", (_address("uint8_t[]", rows.data), _address("int16_t[]", rows.words), *rows[2:8])
+        )
         tables = (ffi.from_buffer("pyq_panel[]", w.panels), len(w.panels))
         packed = (_address("int32_t[]", offsets), _address("uint8_t[]", w.data))
         c_weights = ffi.new("pyq_weights *", (*tables, *packed))

@@ -107,7 +107,8 @@ def config() -> dict[str, Any]:
         "isa": isa(),
         "threads": get_num_threads(),
         "optional": {
-            name: importlib.util.find_spec(name) is not None for name in ("numba", "onnx", "torch", "matplotlib", "rich")
+            name: importlib.util.find_spec(name) is not None
+            for name in ("numba", "onnx", "torch", "matplotlib", "rich")
         },
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("PYQ_")},
         "kernels": [k.name for k in _chosen_kernels()],
@@ -119,7 +120,10 @@ def _chosen_kernels() -> list[Kernel]:
     rows = [k for k in kernels_available() if k.backend == current_backend().name and k.runnable]
     limit = ISA_NAMES.index(isa())
     rows = [k for k in rows if ISA_NAMES.index(k.isa) <= limit]
-    best = {(k.operation, k.layout): max(ISA_NAMES.index(r.isa) for r in rows if r[1] == k[1] and r[4] == k[4]) for k in rows}
+    best = {
+        (k.operation, k.layout): max(ISA_NAMES.index(r.isa) for r in rows if r[1] == k[1] and r[4] == k[4])
+        for k in rows
+    }
     return [k for k in rows if ISA_NAMES.index(k.isa) == best[k.operation, k.layout]]
 
 

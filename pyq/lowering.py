@@ -59,7 +59,9 @@ def _shift(x: NDArray[Any], amax: int) -> int:
         low, high = int(x.min()), int(x.max())
         if low + shift < 0 or high + shift > amax:
             allowed = f"{-shift} to {amax - shift}"
-            raise ValueError(f"x: got values from {low} to {high}, but the weights were packed for {allowed} (amax={amax})")
+            raise ValueError(
+                f"x: got values from {low} to {high}, but the weights were packed for {allowed} (amax={amax})"
+            )
     return shift
 
 
@@ -94,7 +96,9 @@ def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: Conv
     shift = _shift(x, w.amax)
     zero = zero_point + shift
     if any(geometry.pads) and not 0 <= zero <= w.amax:
-        raise ValueError(f"x_zero_point: got {zero_point}, which weights packed for amax={w.amax} do not allow as padding")
+        raise ValueError(
+            f"x_zero_point: got {zero_point}, which weights packed for amax={w.amax} do not allow as padding"
+        )
     top, left, bottom, right = geometry.pads
     shape = (n, h + top + bottom, width + left + right, c)
 
@@ -128,7 +132,9 @@ def conv_offsets(x: NDArray[Any], w: PackedWeight, geometry: ConvGeometry) -> ND
     """Offsets of the steps for NHWC images like ``x``."""
     _, _, width, c = x.shape
     if w.kind == "conv" and w.runs_per_row == 1 and w.kernel_shape[1] > 1 and geometry.dilations[1] != 1:
-        raise ValueError(f"dilations: got {geometry.dilations}, but the weights were packed for 1; pack them with dilations=")
+        raise ValueError(
+            f"dilations: got {geometry.dilations}, but the weights were packed for 1; pack them with dilations="
+        )
     row = (width + geometry.pads[1] + geometry.pads[3]) * c
     return w.offsets(row, c, geometry.dilations)
 

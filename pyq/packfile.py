@@ -1,11 +1,11 @@
 """The file of a PackedWeight: a header, a JSON description, and the arrays, each at a multiple of 64 bytes.
 
-    0   8 bytes  magic "PYQPACK\\0"
-    8   u32      version, 1 (little endian, as all numbers)
-    12  u32      length of the JSON text that follows at 24
-    16  u32      CRC-32 of everything behind the header (JSON text, padding and arrays)
-    20  u32      zero
-    24  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array dtype, shape and start
+0   8 bytes  magic "PYQPACK\\0"
+8   u32      version, 1 (little endian, as all numbers)
+12  u32      length of the JSON text that follows at 24
+16  u32      CRC-32 of everything behind the header (JSON text, padding and arrays)
+20  u32      zero
+24  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array dtype, shape and start
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyq.errors import FormatError
+from pyq.files import write_file
 from pyq.packing import PackedWeight
 from pyq.panels import ALIGNMENT, LAYOUT_NAMES, NR, PANEL_DTYPE, STEP_BYTES, Panels, aligned_bytes
 
@@ -55,28 +54,7 @@ def save(w: PackedWeight, path: str | os.PathLike[str]) -> None:
         body += getattr(w, name).tobytes()
         body += bytes(-(HEADER.size + len(body)) % ALIGNMENT)
     header = HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(body), 0)
-    write_atomically(path, header + body)
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a reader, or a crash, sees the old file or the new one, whole."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """The process's umask, which mkstemp ignores; it can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    write_file(path, header + body)
 
 
 def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedWeight:
@@ -101,11 +79,11 @@ def _parse(content: NDArray[np.uint8]) -> PackedWeight:
     _, version, text_size, checksum, _ = HEADER.unpack(content[: HEADER.size].tobytes())
     if version != VERSION:
         raise FormatError(f"version {version}, this pyq reads version {VERSION}")
-    if zlib.crc32(content[HEADER.size :]) != checksum:
+    if zlib.crc32(memoryview(content[HEADER.size :])) != checksum:
         raise FormatError("the checksum differs: the file is damaged or cut off")
     fields = json.loads(content[HEADER.size : HEADER.size + text_size].tobytes())
     section = content[_round_up(HEADER.size + text_size) :]
-    dtypes = (np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i4"), PANEL_DTYPE, np.dtype("<i4"), np.dtype("u1"))
+    dtypes: tuple[np.dtype[Any], ...] = (np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i4"), PANEL_DTYPE, np.dtype("<i4"), np.dtype("u1"))
     arrays = {name: _array(section, fields["arrays"][name], dtype) for name, dtype in zip(ARRAYS, dtypes, strict=True)}
     panels = Panels(arrays["panels"], arrays["order"], arrays["data"])
     w = PackedWeight(

@@ -117,11 +117,11 @@ class PackedWeight:
         groups = int(table["steps"][table["layout"] == QUADS8].sum()) // GROUP_SIZE
         quads = self.entries * len(table)
         used = {name: count for name, count in counts.items() if count}
-        return Certificate(
-            self.amax, GROUP_SIZE, quads, len(self.order), groups, int(table["splits"].sum()), used
-        )
+        return Certificate(self.amax, GROUP_SIZE, quads, len(self.order), groups, int(table["splits"].sum()), used)
 
-    def offsets(self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)) -> NDArray[np.int32]:
+    def offsets(
+        self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)
+    ) -> NDArray[np.int32]:
         """int32 offset of every step from the start of a row, for uint8 images with these strides."""
         key = (row_bytes, pixel_bytes, *dilations)
         if key not in self._offsets:
@@ -141,7 +141,9 @@ class PackedWeight:
     def unpack(self) -> NDArray[Any]:
         """The integer weights again, in ``shape`` and ``dtype``: exactly what was packed."""
         height, width = self.kernel_shape
-        matrix = panel_format.unpack(Panels(self.panels, self.order, self.data), self.entries, self.columns, self.group_count)
+        matrix = panel_format.unpack(
+            Panels(self.panels, self.order, self.data), self.entries, self.columns, self.group_count
+        )
         runs = matrix.reshape(self.group_count, height * self.runs_per_row, -1, matrix.shape[-1])
         folded = runs[:, :, : 1 if self.kind == "depthwise" else self.run]
         if self.kind == "gemm":
@@ -151,7 +153,9 @@ class PackedWeight:
         weights = pixels.transpose(0, 4, 3, 1, 2).reshape(self.shape)
         if self.kind == "depthwise":
             weights = pixels.transpose(4, 0, 3, 1, 2).reshape(self.shape)
-        zero_point = self.zero_point.reshape(-1, *[1] * (len(self.shape) - 1)) if self.zero_point.ndim else self.zero_point
+        zero_point = (
+            self.zero_point.reshape(-1, *[1] * (len(self.shape) - 1)) if self.zero_point.ndim else self.zero_point
+        )
         return (weights + zero_point).astype(self.dtype)
 
     @property
@@ -177,7 +181,8 @@ class PackedWeight:
 
     def __repr__(self) -> str:
         group = f", group={self.group}" if self.group > 1 else ""
-        return f"PackedWeight({self.kind}, shape={self.shape}, dtype={self.dtype}{group}, amax={self.amax}, {self.nbytes} bytes)"
+        form = f"{self.kind}, shape={self.shape}, dtype={self.dtype}{group}"
+        return f"PackedWeight({form}, amax={self.amax}, {self.nbytes} bytes)"
 
 
 def pack(
@@ -205,12 +210,16 @@ def pack(
     if not 1 <= amax <= 255:
         raise ValueError(f"amax: got {amax}, expected 1 to 255")
     if qw.ndim not in (2, 3, 4) or 0 in qw.shape:
-        raise ValueError(f"qw: got shape {qw.shape}, expected non-empty (K, N) or (M, C / group, *kernel) with a 1-D or 2-D kernel")
+        raise ValueError(
+            f"qw: got shape {qw.shape}, expected non-empty (K, N) or (M, C / group, *kernel) with a 1-D or 2-D kernel"
+        )
     channel_axis = 1 if qw.ndim == 2 else 0
     if qw.axis not in (None, channel_axis):
         raise ValueError(f"qw: quantized along axis {qw.axis}, expected {channel_axis} (the output channels) or None")
     if group < 1 or (qw.ndim == 2 and group != 1) or qw.shape[channel_axis] % group:
-        raise ValueError(f"group: got {group}, expected 1 for a matrix, a divisor of the {qw.shape[0]} output channels for a convolution")
+        raise ValueError(
+            f"group: got {group}, expected 1 for a matrix, a divisor of the {qw.shape[0]} output channels for a convolution"
+        )
     zero_point = qw.zero_point.reshape([-1 if axis == qw.axis else 1 for axis in range(qw.ndim)])
     folded = np.subtract(qw.data, zero_point, dtype=np.int16, casting="unsafe")
     dilated = dilations is not None and tuple(dilations)[-1] != 1
@@ -240,7 +249,7 @@ def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, 
     if group == m and c == 1 and group > 1:
         taps = np.ascontiguousarray(folded.reshape(m, height * width).T)
         return "depthwise", width, panel_format.pack_taps16(taps)
-    # A kernel row of an ungrouped convolution is one run of bytes: C = 3 then wastes 3 weights of a row, not of a pixel.
+    # A kernel row of an ungrouped convolution is one run: C = 3 then pads 3 weights of a row, not of every pixel.
     runs_per_row = 1 if group == 1 and c % 4 and not dilated else width
     kernels = folded.reshape(group, m // group, c, height, width).transpose(0, 3, 4, 2, 1)
     parts = []
@@ -262,4 +271,6 @@ def verify_certificate(w: PackedWeight) -> None:
         for signed in (lanes, -lanes):
             sums = np.maximum(signed, 0).sum(axis=(1, 3))
             if sums.size and int(sums.max()) * w.amax > INT16_MAX:
-                raise ValueError(f"panel {index}: a 16-bit sum can reach {int(sums.max()) * w.amax}, the limit is {INT16_MAX}")
+                raise ValueError(
+                    f"panel {index}: a 16-bit sum can reach {int(sums.max()) * w.amax}, the limit is {INT16_MAX}"
+                )

@@ -8,7 +8,7 @@ it every panel is PAIRS16, which is exact as it is.
 from __future__ import annotations
 
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,9 @@ def _in_panels(matrix: NDArray[np.int16]) -> NDArray[np.int16]:
     return padded.reshape(k, -1, NR).transpose(1, 0, 2)
 
 
-def _uniform(table: NDArray[np.void], layout: int, steps: int, order: NDArray[np.int32], data: NDArray[np.int16]) -> Panels:
+def _uniform(
+    table: NDArray[np.void], layout: int, steps: int, order: NDArray[np.int32], data: NDArray[np.int16]
+) -> Panels:
     """Panels that all have the same layout, number of steps and order."""
     count = len(table)
     table["layout"], table["steps"] = layout, steps
@@ -151,6 +153,7 @@ def panel_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDArra
     steps, layout, start = int(panel["steps"]), int(panel["layout"]), int(panel["data"])
     order = panels.order[panel["order"] : panel["order"] + steps]
     raw = panels.data[start : start + steps * STEP_BYTES[layout]]
+    weights: NDArray[Any]
     if layout == QUADS8:
         weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
     elif layout == PAIRS16:
@@ -168,6 +171,6 @@ def unpack(panels: Panels, entries: int, columns: int, groups: int) -> NDArray[n
     for index, panel in enumerate(panels.table):
         order, weights = panel_weights(panels, index)
         first, width = int(panel["column"]), int(panel["columns"])
-        np.add.at(full, (order, slice(None), slice(first, first + width)), weights[:, :, :width])
+        np.add.at(full[:, :, first : first + width], order, weights[:, :, :width])
     matrix = full[:, :, :columns].reshape(entries * rows_per_step, groups, columns // groups)
     return matrix.transpose(1, 0, 2)
