@@ -14,9 +14,14 @@ from pyq.packing import PackedWeight
 from pyq.qparams import QParams, dequantize_array
 
 from . import elementwise, gemm
+from .epilogue import FLOAT32, INT32, QUANTIZED, finish_rows
 from .host import default_isa
 
 OPERATIONS = {"add": elementwise.ADD, "sub": elementwise.SUB, "mul": elementwise.MUL, "div": elementwise.DIV}
+
+KINDS = {"int32": INT32, "float32": FLOAT32, "uint8": QUANTIZED, "int8": QUANTIZED}
+
+_NO_BYTES, _NO_WORDS = np.empty(0, np.uint8), np.empty(0, np.int16)
 
 
 class NumbaBackend:
@@ -28,7 +33,12 @@ class NumbaBackend:
         self.isa = default_isa()
 
     def matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """`[M, K] x [K, N]` to `[M, N]`."""
         rows = lowering.lower_matmul(x, x_zero_point, w)
@@ -56,10 +66,11 @@ class NumbaBackend:
         self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any]
     ) -> None:
         lowered = lowering.lower_epilogue(epilogue, w.columns, lowering.zero_point_correction(rows, w))
-        shape = (rows.images * rows.height * rows.width, w.columns)
         gemm.gemm(
             self.isa,
-            rows.base,
+            _NO_BYTES if rows.data is None else rows.data,
+            _NO_WORDS if rows.words is None else rows.words,
+            rows.images,
             rows.height,
             rows.width,
             rows.stride_n,
@@ -68,17 +79,18 @@ class NumbaBackend:
             offsets,
             w.panels,
             w.data,
-            *_epilogue_arguments(epilogue, lowered, w.columns),
-            _as_bytes(out).reshape(shape),
+            *_epilogue_arguments(epilogue, lowered, w.columns, out),
         )
 
-    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def requantize(
+        self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Apply an epilogue to int32 accumulators `[..., N]`."""
         columns = acc.shape[-1]
-        shape = (acc.size // columns if columns else 0, columns)
+        sums = np.ascontiguousarray(acc).reshape(-1, columns) if acc.size else np.empty((0, columns), np.int32)
         written = _destination(out, acc.shape, epilogue.dtype)
-        arguments = _epilogue_arguments(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
-        gemm.requantize(np.ascontiguousarray(acc).reshape(shape), *arguments, _as_bytes(written).reshape(shape))
+        lowered = lowering.lower_epilogue(epilogue, columns)
+        finish_rows(sums, 0, 0, columns, *_epilogue_arguments(epilogue, lowered, columns, written))
         return _result(written, out)
 
     def lookup(
@@ -163,16 +175,20 @@ def _flip(dtype: np.dtype[Any]) -> int:
     return 128 if dtype == np.int8 else 0
 
 
-def _epilogue_arguments(epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> tuple[Any, ...]:
+def _epilogue_arguments(
+    epilogue: Epilogue, lowered: LoweredEpilogue, columns: int, out: NDArray[Any]
+) -> tuple[Any, ...]:
     """Arguments of `epilogue.ARGUMENTS`: what is absent becomes a neutral or an empty array."""
     return (
+        KINDS[epilogue.dtype.name],
         np.zeros(columns, np.int32) if lowered.bias is None else lowered.bias,
         np.ones(columns, np.float32) if lowered.multiplier is None else lowered.multiplier,
         np.empty(0, np.float32) if lowered.offset is None else lowered.offset,
         epilogue.zero_point,
         float(lowered.low),
         float(lowered.high),
-        np.empty(0, np.uint8) if epilogue.table is None else epilogue.table,
+        _NO_BYTES if epilogue.table is None else epilogue.table,
+        out.reshape(-1).view(np.uint8),
     )
 
 

@@ -1,47 +1,52 @@
 """From int32 sums to the output: bias, multiplier, offset, clamp, zero point, table.
 
-    int32    acc + bias
-    float32  clamp(float32(acc + bias) * multiplier + offset, low, high)
-    bytes    rne(clamp(float32(acc + bias) * multiplier, low, high)) + zero_point, then the table
+    INT32      acc + bias
+    FLOAT32    clamp(float32(acc + bias) * multiplier + offset, low, high)
+    QUANTIZED  rne(clamp(float32(acc + bias) * multiplier, low, high)) + zero_point, then the table
 
-The addition of the bias wraps modulo 2^32. Multiply and add stay two float32 operations (no FMA: `fastmath` is off).
-For bytes, low and high are integers and the zero point is already subtracted: clamping before rounding then equals
-clamping after it, and keeps the conversion to int32 in range. An output of int8 is given as its bytes.
+The addition of the bias wraps modulo 2^32. Multiply and add stay two float32 operations (no FMA: `fastmath` is
+off). For QUANTIZED, low and high are integers with the zero point already subtracted: clamping before rounding then
+equals clamping after it, and keeps the conversion to int32 in range.
 
-LLVM makes AVX2 code of the loops: vpaddd, vcvtdq2ps, vmulps, vmaxps, vminps, vcvtps2dq (which rounds half to even).
+LLVM makes of the loops, with AVX2: vpaddd, vcvtdq2ps, vmulps, vmaxps, vminps, vcvtps2dq (which rounds half to
+even), 8 columns at a time.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from .host import OPTIONS, array
+from .host import Bytes, Floats, Int32s, array, jit
+
+INT32, FLOAT32, QUANTIZED = range(3)
+"""Kinds of output. Its memory is given as bytes."""
 
 ARGUMENTS = (
-    array(types.int32), array(types.float32), array(types.float32),
-    types.int64, types.float64, types.float64, array(types.uint8),
-)  # fmt: skip
-"""Types of bias [N], multiplier [N], offset [N or 0], zero_point, low, high, table [256 or 0]."""
+    types.int64,
+    array(types.int32),
+    array(types.float32),
+    array(types.float32),
+    types.int64,
+    types.float64,
+    types.float64,
+    array(types.uint8),
+    types.Array(types.uint8, 1, "C"),
+)
+"""Types of kind, bias [N], multiplier [N], offset [N or 0], zero_point, low, high, table [256 or 0], out (bytes of
+[M, N])."""
 
-OUTPUTS = tuple(types.Array(dtype, 2, "C") for dtype in (types.int32, types.float32, types.uint8))
-"""Types of out [M, N]."""
 
-
-def finish(acc, out, bias, multiplier, offset, zero_point, low, high, table):  # type: ignore[no-untyped-def]
-    """Write the columns of out, one row of the output or a part of it, from as many sums, biases, multipliers."""
-    raise NotImplementedError("exists in compiled code only")
-
-
-def _finish_int32(acc, out, bias, multiplier, offset, zero_point, low, high, table):  # type: ignore[no-untyped-def]
+@jit()
+def _finish_int32(acc: Int32s, bias: Int32s, out: Int32s) -> None:
     for c in range(len(out)):
         out[c] = np.int32(acc[c] + bias[c])
 
 
-def _finish_float32(acc, out, bias, multiplier, offset, zero_point, low, high, table):  # type: ignore[no-untyped-def]
+@jit()
+def _finish_float32(
+    acc: Int32s, bias: Int32s, multiplier: Floats, offset: Floats, low: float, high: float, out: Floats
+) -> None:
     lowest, highest = np.float32(low), np.float32(high)
     for c in range(len(out)):
         real = np.float32(np.int32(acc[c] + bias[c])) * multiplier[c]
@@ -51,7 +56,10 @@ def _finish_float32(acc, out, bias, multiplier, offset, zero_point, low, high, t
         out[c] = highest if real > highest else real
 
 
-def _finish_bytes(acc, out, bias, multiplier, offset, zero_point, low, high, table):  # type: ignore[no-untyped-def]
+@jit()
+def _finish_quantized(
+    acc: Int32s, bias: Int32s, multiplier: Floats, zero_point: int, low: float, high: float, table: Bytes, out: Bytes
+) -> None:
     lowest, highest, zero = np.float32(low), np.float32(high), np.int32(zero_point)
     for c in range(len(out)):
         real = np.float32(np.int32(acc[c] + bias[c])) * multiplier[c]
@@ -63,9 +71,33 @@ def _finish_bytes(acc, out, bias, multiplier, offset, zero_point, low, high, tab
             out[c] = table[out[c]]
 
 
-_FINISH = {types.int32: _finish_int32, types.float32: _finish_float32, types.uint8: _finish_bytes}
-
-
-@overload(finish, jit_options={**OPTIONS, "forceinline": True})  # type: ignore[untyped-decorator]
-def _choose(acc, out, bias, multiplier, offset, zero_point, low, high, table):  # type: ignore[no-untyped-def]
-    return _FINISH[out.dtype]
+@jit(types.void(array(types.int32, 2), types.int64, types.int64, types.int64, *ARGUMENTS))
+def finish_rows(
+    acc: Int32s,
+    begin: int,
+    column: int,
+    columns: int,
+    kind: int,
+    bias: Int32s,
+    multiplier: Floats,
+    offset: Floats,
+    zero_point: int,
+    low: float,
+    high: float,
+    table: Bytes,
+    out: Bytes,
+) -> None:
+    """Write out[begin : begin + len(acc), column : column + columns] from acc[:, :columns]."""
+    end = column + columns
+    biases, multipliers, offsets = bias[column:end], multiplier[column:end], offset[column:end]
+    size = 1 if kind == QUANTIZED else 4
+    for r in range(len(acc)):
+        sums = acc[r, :columns]
+        first = ((begin + r) * len(bias) + column) * size
+        piece = out[first : first + columns * size]
+        if kind == INT32:
+            _finish_int32(sums, biases, piece.view(np.int32))
+        elif kind == FLOAT32:
+            _finish_float32(sums, biases, multipliers, offsets, low, high, piece.view(np.float32))
+        else:
+            _finish_quantized(sums, biases, multipliers, zero_point, low, high, table, piece)

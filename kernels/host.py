@@ -1,7 +1,7 @@
 """How every kernel is compiled, and which instruction sets that gives.
 
-What counts is not the CPU but the target Numba compiles for (`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` change it):
-an LLVM intrinsic that the target lacks does not raise, it aborts the process.
+What counts is not the CPU but the target that Numba compiles for (`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` change
+it): an LLVM intrinsic that the target lacks does not raise, it aborts the process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core.registry import cpu_target
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Int16s = NDArray[np.int16]
+Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 SCALAR, AVX2 = 0, 1
 """Instruction sets, the better one last."""
@@ -24,12 +32,12 @@ OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 def jit(*signatures: Any) -> Any:
-    """`numba.njit` with `OPTIONS`; with signatures, compile (or load from Numba's cache) at once and never again."""
+    """`numba.njit` with `OPTIONS`; with signatures, compile (or load from the cache) at once and never again."""
     return numba.njit(list(signatures) or None, **OPTIONS)
 
 
 def array(dtype: Any, ndim: int = 1) -> Any:
-    """Type of a C-contiguous array that is only read: writable arrays and mapped files share one compilation."""
+    """Type of a C-contiguous array that is only read: writable and read-only ones then share one compilation."""
     return numba.types.Array(dtype, ndim, "C", readonly=True)
 
 
@@ -52,7 +60,7 @@ def _drop_stale_cache() -> None:
         try:
             if cached.stat().st_mtime < newest:
                 cached.unlink()
-        except OSError:  # another process was faster, or the folder is read-only: then it is not being edited either
+        except OSError:  # another process was faster, or the folder is read-only, and then nobody edits it either
             continue
 
 
