@@ -209,9 +209,7 @@ def _batched(
 ) -> np.ndarray:
     """`a @ b` as `numpy.matmul` has it, where `b_at(index)` is the matrix of `b` at an index of its batch."""
     if len(b_shape) < 2 or a.shape[-1:] != b_shape[-2:-1]:
-        raise ValueError(
-            f"shapes: expected [..., M, K] and [..., K, N] with one K, got {a.shape} and {b_shape}"
-        )
+        raise ValueError(f"shapes: expected [..., M, K] and [..., K, N] of the same K, got {a.shape} and {b_shape}")
     *batch, depth, columns = b_shape
     if not batch:
         return product(a.reshape(-1, depth), b_at(())).reshape(*a.shape[:-1], columns)
@@ -292,9 +290,7 @@ def _epilogue(
     if reals is not None:
         steps = quantize_array(reals, QParams(np.broadcast_to(scale, reals.shape), 0, "int32", axis=0))
     # Quantization is monotonic: bounds on the reals become bounds on the integers.
-    low, high = (
-        None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in (low, high)
-    )
+    low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in (low, high))
     return requantize_epilogue(x.scale, w.scale, out, steps, low, high)
 
 
@@ -346,7 +342,5 @@ def _zero_points(
     try:
         np.broadcast_to(column, shape)
     except ValueError:
-        raise ValueError(
-            f"{name}: expected one, or as many as fit {shape}, got shape {zeros.shape}"
-        ) from None
+        raise ValueError(f"{name}: expected one, or as many as fit {shape}, got shape {zeros.shape}") from None
     return column

@@ -163,7 +163,7 @@ class ReferenceBackend:
             weights = weights[:, :, None]  # a 1-D kernel is one row of a 2-D one
         place = geometry.strides, geometry.pads, geometry.dilations, w.group
         acc = conv_integer(x.transpose(0, 3, 1, 2), weights, x_zero_point, w.zero_point, *place)
-        return _stored(requantize(acc.transpose(0, 2, 3, 1), epilogue), out)
+        return _stored(requantize(np.ascontiguousarray(acc.transpose(0, 2, 3, 1)), epilogue), out)
 
     def lookup(
         self, x: np.ndarray, table: np.ndarray, dtype: npt.DTypeLike, out: np.ndarray | None = None

@@ -117,7 +117,7 @@ class QTensor:
         """The tensor with its dimensions reversed."""
         return self.transpose()
 
-    def reshape(self, *shape: int | tuple[int, ...]) -> QTensor:
+    def reshape(self, *shape: Any) -> QTensor:
         """The same elements in another shape, given as `ndarray.reshape` takes it.
 
         A tensor quantized along an axis keeps that axis, so the new shape must hold its extent as one
