@@ -88,16 +88,17 @@ class Matcher:
 
     def params(self, node: Node) -> QParams | None:
         """The constant parameters of a QuantizeLinear or DequantizeLinear; see `linear_params`."""
-        return linear_params(node, self.constants.get(node.inputs[1]), self._zero_point(node))
+        scale = self.constants.get(node.inputs[1])
+        return None if scale is None else linear_params(node, scale, self._zero_point(node, scale.shape))
 
-    def _zero_point(self, node: Node) -> NDArray[Any] | None:
-        """The constant zero point of a QuantizeLinear or DequantizeLinear; it also says the integer type."""
+    def _zero_point(self, node: Node, shape: tuple[int, ...]) -> NDArray[Any] | None:
+        """The zero point of a QuantizeLinear or DequantizeLinear, zeros when absent; it also says the type."""
         if len(node.inputs) > 2 and node.inputs[2]:
             return self.constants.get(node.inputs[2])
         if node.op_type == "DequantizeLinear":
             stored = self.constants.get(node.inputs[0])
-            return None if stored is None else np.zeros((), stored.dtype)
-        return None if node.attributes.get("output_dtype") else np.zeros((), np.uint8)
+            return None if stored is None else np.zeros(shape, stored.dtype)
+        return None if node.attributes.get("output_dtype") else np.zeros(shape, np.uint8)
 
     def tail(self, value: str) -> Tail:
         """The Relu and Clip nodes and the QuantizeLinear behind `value`, up to where somebody else reads."""
