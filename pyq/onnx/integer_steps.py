@@ -3,7 +3,7 @@
 A *preparer* takes the node and its operands, with None for those that come at run time, and returns a
 function that does the work, or None when it cannot: because a parameter it needs is missing yet, or because
 pyq has no kernel for these types. `DirectStep` prepares once when the parameters are constants, else at each
-run, and leaves to `onnx.reference` what cannot be prepared even then (4-bit, 16-bit, float8, blocks, float16).
+run, and leaves to `onnx.reference` what cannot be prepared even then (4 and 16 bits, float8, blocks, float16).
 """
 
 from __future__ import annotations
