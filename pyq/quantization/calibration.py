@@ -1,12 +1,13 @@
 """Observe the ranges of activations while a float model runs on representative data.
 
-An observer sees a tensor batch by batch and proposes the range of reals that int8 shall cover. Observers are chosen
-by name from `OBSERVERS`; another method is one class with `observe` and `range`, and one entry there.
+An observer sees a tensor batch by batch and proposes the range of reals that int8 shall cover. Observers are
+chosen by name from `OBSERVERS`; another method is one class with `observe` and `range`, and one entry there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import length_hint
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,15 +79,16 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """The range of each of `tensors` over all feeds, by the observer called `method`.
 
-    runner: the float model. feeds: one mapping from input name to array per batch; consumed once, held one at a time.
-    ValueError when there is no feed, when a feed has unknown or missing inputs, or when an input or an observed tensor
-    holds NaN or infinity (the message names it and the batch, counted from 0); TypeError when a feed is no mapping.
+    runner: the float model. feeds: one mapping from input name to array per batch; consumed once, held one at
+    a time. ValueError when there is no feed, when a feed has unknown or missing inputs, or when an input or
+    an observed tensor holds NaN or infinity (the message names it and the batch, counted from 0); TypeError
+    when a feed is no mapping.
     """
     if method not in OBSERVERS:
         raise ValueError(f"method: got {method!r}, allowed are {', '.join(sorted(OBSERVERS))}")
     observers = {name: OBSERVERS[method]() for name in tensors}
     inputs = [value.name for value in runner.get_inputs()]
-    total = len(feeds) if isinstance(feeds, Sequence) else None
+    total = length_hint(feeds) or None
     batch = -1
     for batch, feed in enumerate(feeds):
         _check_feed(feed, inputs, batch)
@@ -102,9 +104,13 @@ def calibrate(
 
 def _check_feed(feed: Mapping[str, NDArray[Any]], inputs: Sequence[str], batch: int) -> None:
     if not isinstance(feed, Mapping):
-        raise TypeError(f"calibration: batch {batch}: expected a mapping of input names to arrays, got {type(feed)}")
+        raise TypeError(
+            f"calibration: batch {batch}: expected a mapping of input names to arrays, got {type(feed)}"
+        )
     if set(feed) != set(inputs):
-        raise ValueError(f"calibration: batch {batch}: got the inputs {sorted(feed)}, the model has {sorted(inputs)}")
+        raise ValueError(
+            f"calibration: batch {batch}: got the inputs {sorted(feed)}, the model has {sorted(inputs)}"
+        )
     for name, value in feed.items():
         _check_finite(f"input {name!r}", np.asarray(value), batch)
 

@@ -1,9 +1,10 @@
 """Decide which operators of a float graph run in int8.
 
-*Anchors* are the operators that int8 is for: Conv, Gemm and MatMul with constant weights. They are always chosen.
-*Followers* (residual additions, pools, activations, moves of data) are chosen where they keep a tensor in int8 on its
-way from one chosen operator to the next: when all they read comes from chosen operators, and a chosen operator reads
-what they make. Everything else stays float, so nothing is quantized only to be dequantized at once.
+*Anchors* are the operators that int8 is for: Conv, Gemm and MatMul with constant weights. They are always
+chosen. *Followers* (residual additions, pools, activations, moves of data) are chosen where they keep a
+tensor in int8 on its way from one chosen operator to the next: when all they read comes from chosen
+operators, and a chosen operator reads what they make. Everything else stays float, so nothing is quantized
+only to be dequantized at once.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Weights:
 class Unit:
     """Nodes that become one int8 operation.
 
-    nodes: in graph order; the operator itself, then the bias of a MatMul, then a Relu or Clip; or an activation.
-    inputs: the activations it reads, each to be quantized. output: the activation it makes.
-    weights: for anchors. moves: the output only rearranges or selects values of the input and keeps its parameters.
+    nodes: in graph order; the operator itself, then the bias of a MatMul, then a Relu or Clip; or an
+    activation. inputs: the activations it reads, each to be quantized. output: the activation it makes.
+    weights: for anchors. moves: the output only rearranges or selects values of the input and keeps its
+    parameters.
     """
 
     nodes: tuple[Node, ...]
@@ -49,12 +51,14 @@ class Unit:
     moves: bool = False
 
 
-def select(graph: Graph, *, op_types: Collection[str] | None = None, exclude: Collection[str] = ()) -> list[Unit]:
+def select(
+    graph: Graph, *, op_types: Collection[str] | None = None, exclude: Collection[str] = ()
+) -> list[Unit]:
     """The units of `graph` to be quantized, in graph order.
 
-    op_types: the operators to consider, of `OPERATORS`; all of them by default. Element-wise activations between
-    quantized operators always follow. exclude: names of nodes or of their outputs; a unit with such a node stays
-    float. ValueError for an operator or a name that is unknown.
+    op_types: the operators to consider, of `OPERATORS`; all of them by default. Element-wise activations
+    between quantized operators always follow. exclude: names of nodes or of their outputs; a unit with such a
+    node stays float. ValueError for an operator or a name that is unknown.
     """
     _check_names("op_types", op_types or (), OPERATORS)
     _check_names("exclude", exclude, [name for node in graph.nodes for name in (node.name, *node.outputs)])
@@ -120,13 +124,16 @@ def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None])
     weight = graph.constants.get(node.inputs[1])
     if weight is None or weight.dtype != np.float32:
         return None
-    unit = Unit((node,), (node.inputs[0],), node.outputs[0], Weights(node.inputs[1], _output_axis(node, weight)))
+    unit = Unit(
+        (node,), (node.inputs[0],), node.outputs[0], Weights(node.inputs[1], _output_axis(node, weight))
+    )
     if node.op_type == "MatMul":
         return _with_bias_add(unit, weight, sole_reader(unit.output), graph) if weight.ndim == 2 else None
     if node.op_type == "Conv" and weight.ndim not in (3, 4):
         return None
     if node.op_type == "Gemm" and (
-        node.attributes.get("transA", 0) or {node.attributes.get(scale, 1.0) for scale in ("alpha", "beta")} != {1.0}
+        node.attributes.get("transA", 0)
+        or {node.attributes.get(scale, 1.0) for scale in ("alpha", "beta")} != {1.0}
     ):
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else None
@@ -178,5 +185,9 @@ def _check_names(argument: str, given: Collection[str], known: Collection[str]) 
         raise TypeError(f"{argument}: expected a collection of names, got the string {given!r}")
     unknown = sorted(set(given).difference(known))
     if unknown:
-        choices = ", ".join(sorted(known)) if len(known) < 20 else "names of nodes and of their outputs in the graph"
+        choices = (
+            ", ".join(sorted(known))
+            if len(known) < 20
+            else "names of nodes and of their outputs in the graph"
+        )
         raise ValueError(f"{argument}: got {', '.join(map(repr, unknown))}, allowed are {choices}")

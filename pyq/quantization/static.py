@@ -1,8 +1,9 @@
 """Write static quantization into a graph: quantizers around activations, integer weights and biases (QDQ).
 
-An activation `X` passes through QuantizeLinear (`X_quantized`) and DequantizeLinear (`X_dequantized`); a weight `W`
-becomes the int8 constant `W_quantized` and a DequantizeLinear. The result is standard ONNX, opset 13 or later, that
-any runtime can execute in float; one that knows the pattern runs each operator between its quantizers in int8.
+An activation `X` passes through QuantizeLinear (`X_quantized`) and DequantizeLinear (`X_dequantized`); a
+weight `W` becomes the int8 constant `W_quantized` and a DequantizeLinear. The result is standard ONNX, opset
+13 or later, that any runtime can execute in float; one that knows the pattern runs each operator between its
+quantizers in int8.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ SMALLEST_PRODUCT = 2.0**-100
 class Recipe:
     """How integers are chosen.
 
-    activation_dtype: "uint8" or "int8", asymmetric over the calibrated range.
-    per_channel: int8 weights have a scale per output channel, else one in all; always symmetric, zero point 0.
-    reduce_range: weights within [-64, 64] (7 bits) instead of [-127, 127]: faster on CPUs that add products in
-    16 bits, at half the resolution.
+    activation_dtype: "uint8" or "int8", asymmetric over the calibrated range. per_channel: int8 weights have
+    a scale per output channel, else one in all; always symmetric, zero point 0. reduce_range: weights within
+    [-64, 64] (7 bits) instead of [-127, 127]: faster on CPUs that add products in 16 bits, at half the
+    resolution.
     """
 
     activation_dtype: str = "uint8"
@@ -71,12 +72,15 @@ def activation_params(
 def insert_qdq(graph: Graph, units: list[Unit], params: Mapping[str, QParams], recipe: Recipe) -> Graph:
     """A copy of `graph` with the units quantized.
 
-    params: of every activation that `quantized_tensors(units)` names. Where a unit makes the activation, everyone
-    reads its dequantized form; where a float operator makes it, or it is a graph input, only units do. Graph inputs
-    and outputs keep their names and stay float. ValueError when the opset is below 13 or a weight is not finite.
+    params: of every activation that `quantized_tensors(units)` names. Where a unit makes the activation,
+    everyone reads its dequantized form; where a float operator makes it, or it is a graph input, only units
+    do. Graph inputs and outputs keep their names and stay float. ValueError when the opset is below 13 or a
+    weight is not finite.
     """
     if graph.opset < MIN_OPSET:
-        raise ValueError(f"graph: opset {graph.opset} has no per-channel quantization, {MIN_OPSET} or later is needed")
+        raise ValueError(
+            f"graph: opset {graph.opset} has no per-channel quantization, {MIN_OPSET} or later is needed"
+        )
     writer = _Writer(graph.copy(), params, recipe)
     copies = dict(zip(graph.nodes, writer.graph.nodes, strict=True))
     units = [replace(unit, nodes=tuple(copies[node] for node in unit.nodes)) for unit in units]
@@ -110,7 +114,9 @@ class _Writer:
         params = weight_params(weight, weights.axis, bias, input_scale, self.recipe)
         self._replace(unit, weights.name, self._dequantized_weight(weights, weight, params))
         if weights.bias is not None and bias is not None:
-            self._replace(unit, weights.bias, self._dequantized_bias(weights.bias, bias, input_scale * params.scale))
+            self._replace(
+                unit, weights.bias, self._dequantized_bias(weights.bias, bias, input_scale * params.scale)
+            )
 
     def quantize_activations(self, units: list[Unit]) -> None:
         """Put QuantizeLinear and DequantizeLinear behind every activation that a unit reads."""
@@ -146,7 +152,10 @@ class _Writer:
 
     def _params_constants(self, name: str, params: QParams) -> list[str]:
         zero_point = params.zero_point.astype(params.dtype)
-        return [self._constant(f"{name}_scale", params.scale), self._constant(f"{name}_zero_point", zero_point)]
+        return [
+            self._constant(f"{name}_scale", params.scale),
+            self._constant(f"{name}_zero_point", zero_point),
+        ]
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
         name = self._fresh(name)
@@ -178,8 +187,9 @@ def weight_params(
 ) -> QParams:
     """Symmetric int8 parameters for a weight with output channels along `axis`.
 
-    The scale of a channel is its largest magnitude / 127 (64 for reduced range), but so large that its bias, in units
-    of `input_scale * scale`, stays within 2**30: channels of tiny weights must not wrap around int32.
+    The scale of a channel is its largest magnitude / 127 (64 for reduced range), but so large that its bias,
+    in units of `input_scale * scale`, stays within 2**30: channels of tiny weights must not wrap around
+    int32.
     """
     qmax = 64 if recipe.reduce_range else 127
     others = tuple(i for i in range(weight.ndim) if i != axis)
