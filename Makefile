@@ -27,7 +27,7 @@ test: $(VENV)/demo.stamp $(SENTENCES) ## run the test suite
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/stamp ## time the kernels beside other libraries
-	$(BIN)/python -m bench
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m bench
 
 lint: $(VENV)/stamp ## check style, types and C warnings
 	$(BIN)/ruff check .
