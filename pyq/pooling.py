@@ -99,18 +99,14 @@ def global_average_pool(x: QTensor, out: QParams | None = None, layout: str = "N
     """
     images = _channels_first(x, layout)
     count = prod(images.shape[2:])
-    sums = images.sum(axis=_spatial(images), keepdims=True, dtype=np.int64) - count * x.zero_point.astype(
-        np.int64
-    )
+    sums = images.sum(axis=_spatial(images), keepdims=True, dtype=np.int64) - count * x.zero_point.astype(np.int64)
     return _mean(x, sums, np.asarray(count), out, layout)
 
 
 def _mean(x: QTensor, sums: np.ndarray, counts: np.ndarray, out: QParams | None, layout: str) -> QTensor:
     params = x.params if out is None else check_output(out)
     reals = sums.astype(np.float32) * x.scale / counts.astype(np.float32)
-    return QTensor(
-        _restored(current_backend().quantize(reals, params), layout), params.scale, params.zero_point
-    )
+    return QTensor(_restored(current_backend().quantize(reals, params), layout), params.scale, params.zero_point)
 
 
 def _reduced(operation: np.ufunc, x: np.ndarray, placement: Placement, padding: int) -> np.ndarray:
@@ -129,8 +125,10 @@ def _reduced(operation: np.ufunc, x: np.ndarray, placement: Placement, padding: 
 def _padded(x: np.ndarray, axis: int, begin: int, end: int, value: int) -> np.ndarray:
     if begin == end == 0:
         return x
-    widths = [(begin, end) if i == axis else (0, 0) for i in range(x.ndim)]
-    return np.pad(x, widths, constant_values=value)
+    shape = (*x.shape[:axis], begin + x.shape[axis] + end, *x.shape[axis + 1 :])
+    padded = np.full_like(x, value, shape=shape)  # in the memory order of x, unlike np.pad
+    padded[(*(slice(None),) * axis, slice(begin, begin + x.shape[axis]))] = x
+    return padded
 
 
 def _counts(sizes: Sequence[int], placement: Placement, include_pad: bool) -> np.ndarray:
@@ -152,9 +150,7 @@ def _channels_first(x: QTensor, layout: str) -> np.ndarray:
     check_activation("x", x)
     check_choice("layout", layout, LAYOUTS)
     if x.ndim < 3:
-        raise ValueError(
-            f"x: expected at least 3 dimensions, {layout} with any number of H and W, got {x.shape}"
-        )
+        raise ValueError(f"x: expected at least 3 dimensions, {layout} with any number of H and W, got {x.shape}")
     if 0 in x.shape[2:] or 0 in x.shape[1:-1]:
         raise ValueError(f"x: expected spatial dimensions of at least 1, got {x.shape}")
     return x.data if layout == "NCHW" else np.moveaxis(x.data, -1, 1)
