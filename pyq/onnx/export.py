@@ -68,7 +68,7 @@ def _attribute(name: str, value: Any, node: Node, graph: Graph) -> AttributeProt
     if value == []:  # the type of an empty list stands in the operator's schema alone
         version = graph.domains.get(node.domain, graph.opset)
         kind = onnx.defs.get_schema(node.op_type, version, node.domain).attributes[name].type
-        return helper.make_attribute(name, value, attr_type=int(kind.value))
+        return helper.make_attribute(name, value, attr_type=int(kind))
     return helper.make_attribute(name, value)
 
 

@@ -55,21 +55,24 @@ class FloatStep:
             result = self.function(*operands)
         except (ValueError, TypeError, IndexError, ArithmeticError) as error:
             raise ValueError(f"node {self.name!r} ({self.op_type}): {error}") from error
-        return list(result) if isinstance(result, tuple) else [result]
+        results = result if isinstance(result, tuple) else (result,)
+        return [np.asarray(value) if isinstance(value, np.generic) else value for value in results]
 
 
 def _function(node: Node, graph: Graph) -> Callable[..., Any]:
     function = None if node.domain else FLOAT_OPS.get(node.op_type)
     if function is None:
         return _reference_function(node, graph)
-    if not node.attributes and isinstance(function, np.ufunc):
+    if isinstance(function, np.ufunc):
         return function
     parameters = inspect.signature(function).parameters
-    if not all(name in parameters for name in node.attributes):
-        return _reference_function(node, graph)
     keywords = dict(node.attributes)
     if "n_outputs" in parameters:
         keywords["n_outputs"] = len(node.outputs)
+    elif len(node.outputs) > 1:
+        return _reference_function(node, graph)
+    if not all(name in parameters for name in keywords):
+        return _reference_function(node, graph)
     return partial(function, **keywords)
 
 
@@ -86,8 +89,7 @@ def _reference_function(node: Node, graph: Graph) -> Callable[..., Any]:
             [helper.make_value_info(name, TypeProto()) for name in results],
         ),
         opset_imports=[
-            helper.make_opsetid(domain, version)
-            for domain, version in {"": graph.opset, **graph.domains}.items()
+            helper.make_opsetid(domain, version) for domain, version in {"": graph.opset, **graph.domains}.items()
         ],
     )
     try:

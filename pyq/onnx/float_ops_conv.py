@@ -38,9 +38,7 @@ def conv(
     1x1 kernels are one matrix product, depthwise ones multiply and add tap by tap, all others im2col and BLAS.
     """
     if x.ndim != w.ndim or x.shape[1] != w.shape[1] * group:
-        raise ValueError(
-            f"expected an input [N, {w.shape[1] * group}, ...] of {w.ndim} dimensions, got {x.shape}"
-        )
+        raise ValueError(f"expected an input [N, {w.shape[1] * group}, ...] of {w.ndim} dimensions, got {x.shape}")
     placement = place(x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
     padded = _padded(x, placement, 0)
     if group == x.shape[1] == w.shape[0] and group > 1:
@@ -56,30 +54,26 @@ def conv(
 
 def _padded(x: Array, placement: Placement, value: Any) -> Array:
     """`x` with `value` around it, as far as the windows reach; `x` itself when they do not reach beyond it."""
-    pairs = []
-    for i, (n, out) in enumerate(zip(x.shape[2:], placement.out)):
+    inside: list[slice] = []
+    sizes: list[int] = []
+    for i, (n, out) in enumerate(zip(x.shape[2:], placement.out, strict=True)):
+        begin = placement.pads[i]
         end = (out - 1) * placement.strides[i] + (placement.kernel[i] - 1) * placement.dilations[i] + 1
-        pairs.append((placement.pads[i], max(end - n - placement.pads[i], 0)))
-    if not any(itertools.chain.from_iterable(pairs)):
+        inside.append(slice(begin, begin + n))
+        sizes.append(max(begin + n, end))
+    if tuple(sizes) == x.shape[2:]:
         return x
-    padded = np.full((*x.shape[:2], *(n + sum(pair) for n, pair in zip(x.shape[2:], pairs))), value, x.dtype)
-    padded[(..., *(slice(before, before + n) for n, (before, _) in zip(x.shape[2:], pairs)))] = x
+    padded = np.full((*x.shape[:2], *sizes), value, x.dtype)
+    padded[(slice(None), slice(None), *inside)] = x  # Python 3.10 has no star in an index
     return padded
 
 
 def _taps(padded: Array, placement: Placement) -> Iterator[Array]:
     """For each kernel position in row-major order: the elements it meets, a view [N, C, *out]."""
     for position in np.ndindex(*placement.kernel):
-        starts = [k * d for k, d in zip(position, placement.dilations)]
-        yield padded[
-            (
-                ...,
-                *(
-                    slice(start, start + s * (n - 1) + 1, s)
-                    for start, s, n in zip(starts, placement.strides, placement.out)
-                ),
-            )
-        ]
+        along = zip(position, placement.dilations, placement.strides, placement.out, strict=True)
+        places = tuple(slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, s, n in along)
+        yield padded[(slice(None), slice(None), *places)]
 
 
 def _pointwise(x: Array, w: Array) -> Array:

@@ -52,7 +52,7 @@ def layer_normalization(
     stash_type: int = 1,
     n_outputs: int = 1,
 ) -> tuple[Array, ...]:
-    """Zero mean and unit variance over the axes from `axis` on, then `scale` and `bias`; also mean and 1 / deviation."""
+    """Zero mean, unit variance over the axes from `axis` on, then `scale` and `bias`; also mean and 1 / deviation."""
     axes = tuple(range(axis % x.ndim, x.ndim))
     stashed = x.astype(np.float32, copy=False) if stash_type == 1 else x
     mean = stashed.mean(axis=axes, keepdims=True)
@@ -85,6 +85,21 @@ def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _mean(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     return np.mean(x, axis=axis, keepdims=keepdims, dtype=x.dtype if x.dtype.kind == "f" else None)
+
+
+def _max(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    return np.max(x, axis=axis, keepdims=keepdims, initial=_limits(x.dtype)[0])
+
+
+def _min(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    return np.min(x, axis=axis, keepdims=keepdims, initial=_limits(x.dtype)[1])
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The smallest and the largest value of a type: the largest and the smallest of no elements at all."""
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return (False, True) if dtype.kind == "b" else (-np.inf, np.inf)
 
 
 def _sum_square(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
@@ -156,9 +171,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceL1": _reduction(_l1),
     "ReduceL2": _reduction(_l2),
     "ReduceLogSum": _reduction(_log_sum),
-    "ReduceMax": _reduction(np.max),
+    "ReduceMax": _reduction(_max),
     "ReduceMean": _reduction(_mean),
-    "ReduceMin": _reduction(np.min),
+    "ReduceMin": _reduction(_min),
     "ReduceProd": _reduction(np.prod),
     "ReduceSum": _reduction(np.sum),
     "ReduceSumSquare": _reduction(_sum_square),

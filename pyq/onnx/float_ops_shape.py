@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx.reference.ops.op_cast import cast_to
 
 Array = np.ndarray
 
 
-def cast(x: Array, *, to: int, saturate: int = 1) -> Array:
-    """Elements as another type; out-of-range floats become what a C conversion makes of them."""
-    return x.astype(helper.tensor_dtype_to_np_dtype(to))
+def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Array:
+    """Elements as another type; floats out of an integer type's range become what a C conversion makes of them."""
+    return cast_to(x, to, bool(saturate), round_mode)
 
 
 def concat(*arrays: Array, axis: int) -> Array:
@@ -58,9 +58,9 @@ def pad(
     """`x` with elements added (or, by negative pads, removed) at both ends of each of the `axes`."""
     chosen = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
     pairs = [(0, 0)] * x.ndim
-    for axis, before, after in zip(chosen, pads[: len(chosen)], pads[len(chosen) :]):
+    for axis, before, after in zip(chosen, pads[: len(chosen)], pads[len(chosen) :], strict=True):
         pairs[axis] = int(before), int(after)
-    kept = tuple(slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(x.shape, pairs))
+    kept = tuple(slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(x.shape, pairs, strict=True))
     widths = [(max(before, 0), max(after, 0)) for before, after in pairs]
     if mode != "constant":
         return np.pad(x[kept], widths, mode)  # type: ignore[call-overload]
@@ -70,7 +70,7 @@ def pad(
 
 def range_(start: Array, limit: Array, delta: Array) -> Array:
     """`start, start + delta, ...` up to, not including, `limit`."""
-    return np.arange(start.item(), limit.item(), delta.item(), start.dtype)
+    return np.arange(start.item(), limit.item(), delta.item(), start.dtype)  # type: ignore[call-overload]
 
 
 def reshape(x: Array, shape: Array, *, allowzero: int = 0) -> Array:
@@ -88,12 +88,10 @@ def size(x: Array) -> Array:
     return np.array(x.size, np.int64)
 
 
-def slice_(
-    x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
-) -> Array:
+def slice_(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
     """A part of `x`, as Python's `x[start:end:step]` on each of the `axes`; a view."""
     index = [slice(None)] * x.ndim
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         axis = i if axes is None else int(axes[i])
         step = 1 if steps is None else int(steps[i])
         if step < 0:  # a Python slice has no number for "before the first element"
@@ -114,7 +112,7 @@ def split(
 
 def squeeze(x: Array, axes: Array | None = None) -> Array:
     """`x` without the given axes of length 1, or without all of them."""
-    return np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes))
+    return np.squeeze(x, None if axes is None else tuple(np.ravel(axes).tolist()))
 
 
 def transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
@@ -124,7 +122,7 @@ def transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
 
 def unsqueeze(x: Array, axes: Array) -> Array:
     """`x` with axes of length 1 inserted at the given places of the result."""
-    return np.expand_dims(x, tuple(int(axis) for axis in axes))
+    return np.expand_dims(x, tuple(np.ravel(axes).tolist()))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from pyq.errors import FormatError, UnsupportedOperator
@@ -67,9 +68,7 @@ def _read(model: ModelSource) -> ModelProto:
 
 
 def _opset(proto: ModelProto) -> int:
-    return max(
-        (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=MIN_OPSET
-    )
+    return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=MIN_OPSET)
 
 
 def _convert(proto: ModelProto) -> ModelProto:
@@ -80,9 +79,7 @@ def _convert(proto: ModelProto) -> ModelProto:
         nodes = proto.graph.node
         culprit = next((node for node in nodes if node.op_type in str(error)), nodes[0])
         reason = f"converting the model to opset {MIN_OPSET} failed: {error}"
-        raise UnsupportedOperator(
-            culprit.name or culprit.output[0], culprit.op_type, _opset(proto), reason
-        ) from error
+        raise UnsupportedOperator(culprit.name or culprit.output[0], culprit.op_type, _opset(proto), reason) from error
 
 
 def from_proto(proto: ModelProto) -> Graph:
@@ -104,9 +101,7 @@ def from_proto(proto: ModelProto) -> Graph:
         opset=_opset(proto),
         name=source.name,
         metadata={entry.key: entry.value for entry in proto.metadata_props},
-        domains={
-            entry.domain: entry.version for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")
-        },
+        domains={entry.domain: entry.version for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")},
     )
     graph.nodes = graph.sorted()
     return graph
@@ -194,7 +189,5 @@ def value_info(value: ValueInfoProto) -> ValueInfo:
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
-        return (
-            dim.dim_value if dim.dim_value >= 0 else None
-        )  # some exporters write -1 for a dynamic dimension
+        return dim.dim_value if dim.dim_value >= 0 else None  # some exporters write -1 for a dynamic dimension
     return dim.dim_param or None

@@ -88,7 +88,7 @@ def fold_constants(graph: Graph) -> None:
             graph.constants[node.outputs[0]] = FLOAT_OPS[node.op_type](stand_in, **node.attributes)
         elif _is_foldable(node, graph):
             results = FloatStep(node, graph).run([], Fresh())
-            graph.constants.update(zip(node.outputs, map(np.asarray, results), strict=True))
+            graph.constants.update(zip(node.outputs, results, strict=True))
         else:
             kept.append(node)
     graph.nodes = kept
@@ -132,11 +132,7 @@ def fold_affine(graph: Graph) -> None:
     outputs, consumers = set(graph.output_names), graph.consumers()
     folded: set[Node] = set()
     for node in graph.nodes:
-        if (
-            node.op_type != "Conv"
-            or node.domain
-            or not all(name in graph.constants for name in node.reads()[1:])
-        ):
+        if node.op_type != "Conv" or node.domain or not all(name in graph.constants for name in node.reads()[1:]):
             continue
         weight = graph.constants[node.inputs[1]]
         total = Affine(np.ones(()), np.zeros(()))

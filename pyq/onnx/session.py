@@ -105,9 +105,7 @@ class Session:
         names = self.graph.output_names if output_names is None else list(output_names)
         unknown = [name for name in names if name not in self.graph.output_names]
         if unknown:
-            raise ValueError(
-                f"output_names: no output {unknown[0]!r}, the model has {self.graph.output_names}"
-            )
+            raise ValueError(f"output_names: no output {unknown[0]!r}, the model has {self.graph.output_names}")
         values = self._run(self.graph.output_names, feeds)
         return [values[name] for name in names]
 

@@ -37,10 +37,9 @@ def power(x: Array, exponent: Array) -> Array:
 
 def divide(x: Array, y: Array) -> Array:
     """`x / y`; integers divide towards zero."""
-    if x.dtype.kind == "f":
+    if x.dtype.kind not in "iu":
         return np.divide(x, y)
-    quotient = np.floor_divide(x, y)
-    return quotient + ((x % y != 0) & ((x < 0) != (y < 0)))
+    return np.floor_divide(x, y) + ((x % y != 0) & ((x < 0) != (y < 0)))
 
 
 def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
@@ -106,9 +105,7 @@ def celu(x: Array, *, alpha: float = 1.0) -> Array:
     return np.where(x < 0, kind(alpha) * np.expm1(x / kind(alpha)), x)
 
 
-def selu(
-    x: Array, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
-) -> Array:
+def selu(x: Array, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Array:
     """`gamma * elu(x)` with the constants of self-normalizing networks."""
     return x.dtype.type(gamma) * elu(x, alpha=alpha)
 

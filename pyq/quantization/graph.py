@@ -139,9 +139,7 @@ class Graph:
             unmade = [name for name in node.reads() if name not in known]
             for name in unmade:
                 if name not in made:
-                    raise ValueError(
-                        f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces"
-                    )
+                    raise ValueError(f"node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces")
                 readers.setdefault(name, []).append(index)
             missing.append(len(unmade))
         ready = [index for index, count in enumerate(missing) if count == 0]  # a heap: earliest node first
@@ -154,6 +152,6 @@ class Graph:
                 if missing[index] == 0:
                     heappush(ready, index)
         if len(order) < len(self.nodes):
-            stuck = next(node for node, count in zip(self.nodes, missing) if count)
+            stuck = next(node for node, count in zip(self.nodes, missing, strict=True) if count)
             raise ValueError(f"the graph has a cycle through node {stuck.name!r} ({stuck.op_type})")
         return order
