@@ -8,12 +8,12 @@
 #include "pyq.h"
 #include "requant.h"
 
+#if PYQ_HAVE_AVX2
+#include "x86/avx2_lookup.h"
+#endif
+
 enum { MAX_DIMS = 8 };
 enum { OP_ADD, OP_SUB, OP_MUL, OP_DIV };
-
-void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = table[x[i]];
-}
 
 ALWAYS_INLINE void quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low,
                             float high, int32_t *found_nan) {
@@ -75,8 +75,20 @@ ALWAYS_INLINE void binary(const line *l, const uint8_t *a, const uint8_t *b, uin
     }
 }
 
+ALWAYS_INLINE void lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = table[x[i]];
+}
+
 #define QUANTIZE_ARGUMENTS x, out, n, scale, zero_point, low, high, found_nan
 #if PYQ_HAVE_AVX2
+TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m256i y = lookup_32(table, _mm256_loadu_si256((const __m256i *)(x + i)));
+        _mm256_storeu_si256((__m256i *)(out + i), y);
+    }
+    lookup(x + i, table, out + i, n - i);
+}
 TARGET_AVX2 static void quantize_avx2(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point,
                                       float low, float high, int32_t *found_nan) {
     quantize(QUANTIZE_ARGUMENTS);
@@ -93,11 +105,19 @@ TARGET_AVX2 static void binary_avx2(const line *l, const uint8_t *a, const uint8
 }
 #define USE_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
 #else /* one version only */
+#define lookup_avx2 lookup
 #define quantize_avx2 quantize
 #define dequantize_avx2 dequantize
 #define binary_avx2 binary
 #define USE_AVX2 0
 #endif
+
+void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
+    if (USE_AVX2)
+        lookup_avx2(x, table, out, n);
+    else
+        lookup(x, table, out, n);
+}
 
 void pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high,
                   int32_t *found_nan) {

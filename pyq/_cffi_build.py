@@ -83,7 +83,7 @@ ffi.set_source(
     '#include "pyq.h"',
     sources=SOURCES,
     include_dirs=["csrc"],
-    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def"],
+    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def", "csrc/x86/avx2_lookup.h"],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     py_limited_api=True,
