@@ -250,8 +250,8 @@ def lower_binary(a: NDArray[Any], b: NDArray[Any]) -> BinaryOperands:
 
 
 def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
-    """``x`` itself when its last stride is 0 or 1 byte, else a contiguous copy."""
-    return x if x.ndim and x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
+    """``x`` itself when it is 0-d or its last stride is 0 or 1 byte, else a contiguous copy."""
+    return x if not x.ndim or x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
 
 
 def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[list[int], list[int], list[int]]:
