@@ -102,11 +102,11 @@ def _emit_quads8(builder: Builder, offsets: list[Value], rows: list[Value], weig
 def _emit_taps16(builder: Builder, offsets: list[Value], rows: list[Value], weights: Value) -> Sums:
     """Two taps of 16 channels: the two bytes of each channel side by side, as a pair of int16."""
     panel = [_load(builder, weights, I16X16, i) for i in range(2)]
-    halves = [[lane for c in range(first, first + 8) for lane in (c, 16 + c)] for first in (0, 8)]
+    halves = [[lane for c in range(start, start + 8) for lane in (c, 16 + c)] for start in (0, 8)]
     sums = []
     for row in rows:
-        taps = [_load(builder, builder.gep(row, [offset]), I8X16) for offset in offsets]
-        pairs = [builder.zext(_shuffle(builder, *taps, lanes), I16X16) for lanes in halves]
+        first, second = (_load(builder, builder.gep(row, [offset]), I8X16) for offset in offsets)
+        pairs = [builder.zext(_shuffle(builder, first, second, lanes), I16X16) for lanes in halves]
         sums.append([_pmaddwd(builder, *factors) for factors in zip(pairs, panel, strict=True)])
     return sums
 

@@ -82,9 +82,7 @@ class NumbaBackend:
             *_epilogue_arguments(epilogue, lowered, w.columns, out),
         )
 
-    def requantize(
-        self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Apply an epilogue to int32 accumulators `[..., N]`."""
         columns = acc.shape[-1]
         sums = np.ascontiguousarray(acc).reshape(-1, columns) if acc.size else np.empty((0, columns), np.int32)

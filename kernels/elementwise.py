@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from .host import array, jit
+from .host import Bytes, Floats, Int64s, array, jit
 
 ADD, SUB, MUL, DIV = range(4)
 CHUNK = 1024
@@ -23,14 +23,14 @@ _AFFINE = (types.float64, types.int64, types.int64)
 
 
 @jit(types.void(array(types.uint8), array(types.uint8), _BYTES))
-def lookup(x, table, out):  # type: ignore[no-untyped-def]
+def lookup(x: Bytes, table: Bytes, out: Bytes) -> None:
     """out = table[x]."""
     for i in range(len(x)):
         out[i] = table[x[i]]
 
 
 @jit(types.void(array(types.uint8), *_AFFINE, _FLOATS))
-def dequantize(q, scale, zero_point, flip, out):  # type: ignore[no-untyped-def]
+def dequantize(q: Bytes, scale: float, zero_point: int, flip: int, out: Floats) -> None:
     """out = float32(q - zero_point) * scale."""
     step, zero, sign = np.float32(scale), np.int32(zero_point + flip), np.int32(flip)
     for i in range(len(q)):
@@ -38,7 +38,7 @@ def dequantize(q, scale, zero_point, flip, out):  # type: ignore[no-untyped-def]
 
 
 @jit(types.boolean(array(types.float32), types.float64, types.int64, types.float64, types.float64, _BYTES))
-def quantize(x, scale, zero_point, low, high, out):  # type: ignore[no-untyped-def]
+def quantize(x: Floats, scale: float, zero_point: int, low: float, high: float, out: Bytes) -> bool:
     """out = rne(clamp(x / scale, low, high)) + zero_point, where low and high have the zero point subtracted.
 
     NaN is stored as the zero point; returns whether there was any.
@@ -56,7 +56,7 @@ def quantize(x, scale, zero_point, low, high, out):  # type: ignore[no-untyped-d
 
 
 @jit()
-def _reals(q, start, step, scale, zero_point, flip, out):  # type: ignore[no-untyped-def]
+def _reals(q: Bytes, start: int, step: int, scale: float, zero_point: int, flip: int, out: Floats) -> None:
     """Dequantize the bytes from `start` on: as many as out has, or (step 0) the same one for all."""
     if step:
         dequantize(q[start : start + len(out)], scale, zero_point, flip, out)
@@ -66,7 +66,7 @@ def _reals(q, start, step, scale, zero_point, flip, out):  # type: ignore[no-unt
 
 
 @jit()
-def _arithmetic(op, x, y):  # type: ignore[no-untyped-def]
+def _arithmetic(op: int, x: Floats, y: Floats) -> None:
     """x = x op y."""
     if op == ADD:
         for i in range(len(x)):
@@ -86,27 +86,47 @@ _OPERAND = (array(types.uint8), array(types.int64), types.int64, *_AFFINE)
 """Types of memory, position of each line in it, step within a line (0 or 1), scale, zero_point, flip."""
 
 
-@jit(types.boolean(
-    types.int64, *_OPERAND, *_OPERAND, types.float64, types.int64, types.float64, types.float64,
-    types.Array(types.uint8, 2, "C"),
-))  # fmt: skip
-def binary(  # type: ignore[no-untyped-def]
-    op, a, a_starts, a_step, a_scale, a_zero_point, a_flip, b, b_starts, b_step, b_scale, b_zero_point, b_flip,
-    scale, zero_point, low, high, out,
-):  # fmt: skip
-    """Each line of out [lines, n]: dequantize, op, quantize. A line starts anywhere in its operand's memory.
-
-    Returns whether a result was NaN (0 / 0), stored as the zero point.
+@jit(
+    types.void(
+        types.int64,
+        *_OPERAND,
+        *_OPERAND,
+        types.float64,
+        types.int64,
+        types.float64,
+        types.float64,
+        types.Array(types.uint8, 2, "C"),
+    )
+)
+def binary(
+    op: int,
+    a: Bytes,
+    a_starts: Int64s,
+    a_step: int,
+    a_scale: float,
+    a_zero_point: int,
+    a_flip: int,
+    b: Bytes,
+    b_starts: Int64s,
+    b_step: int,
+    b_scale: float,
+    b_zero_point: int,
+    b_flip: int,
+    scale: float,
+    zero_point: int,
+    low: float,
+    high: float,
+    out: Bytes,
+) -> None:
+    """Each line of out [lines, n]: dequantize, op, quantize. Line i reads its operand from `starts[i]` on, or, with
+    step 0, there only. low and high have the zero point subtracted; 0 / 0 is stored as the zero point.
     """
     x, y = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    nans = False
     for line in range(len(out)):
-        target = out[line]
-        for i in range(0, len(target), CHUNK):
-            part = target[i : i + CHUNK]
-            left, right = x[: len(part)], y[: len(part)]
+        for i in range(0, out.shape[1], CHUNK):
+            piece = out[line, i : i + CHUNK]
+            left, right = x[: len(piece)], y[: len(piece)]
             _reals(a, a_starts[line] + i * a_step, a_step, a_scale, a_zero_point, a_flip, left)
             _reals(b, b_starts[line] + i * b_step, b_step, b_scale, b_zero_point, b_flip, right)
             _arithmetic(op, left, right)
-            nans |= quantize(left, scale, zero_point, low, high, part)
-    return nans
+            quantize(left, scale, zero_point, low, high, piece)

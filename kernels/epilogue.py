@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from .host import Bytes, Floats, Int32s, array, jit
+from .host import Bytes, Floats, Int32s, array, inlined, jit
 
 INT32, FLOAT32, QUANTIZED = range(3)
 """Kinds of output. Its memory is given as bytes."""
@@ -37,13 +37,13 @@ ARGUMENTS = (
 [M, N])."""
 
 
-@jit()
+@inlined()
 def _finish_int32(acc: Int32s, bias: Int32s, out: Int32s) -> None:
     for c in range(len(out)):
         out[c] = np.int32(acc[c] + bias[c])
 
 
-@jit()
+@inlined()
 def _finish_float32(
     acc: Int32s, bias: Int32s, multiplier: Floats, offset: Floats, low: float, high: float, out: Floats
 ) -> None:
@@ -56,7 +56,7 @@ def _finish_float32(
         out[c] = highest if real > highest else real
 
 
-@jit()
+@inlined()
 def _finish_quantized(
     acc: Int32s, bias: Int32s, multiplier: Floats, zero_point: int, low: float, high: float, table: Bytes, out: Bytes
 ) -> None:
@@ -88,16 +88,21 @@ def finish_rows(
     out: Bytes,
 ) -> None:
     """Write out[begin : begin + len(acc), column : column + columns] from acc[:, :columns]."""
+    total = len(bias)
     end = column + columns
     biases, multipliers, offsets = bias[column:end], multiplier[column:end], offset[column:end]
-    size = 1 if kind == QUANTIZED else 4
-    for r in range(len(acc)):
-        sums = acc[r, :columns]
-        first = ((begin + r) * len(bias) + column) * size
-        piece = out[first : first + columns * size]
-        if kind == INT32:
-            _finish_int32(sums, biases, piece.view(np.int32))
-        elif kind == FLOAT32:
-            _finish_float32(sums, biases, multipliers, offsets, low, high, piece.view(np.float32))
-        else:
-            _finish_quantized(sums, biases, multipliers, zero_point, low, high, table, piece)
+    if kind == INT32:
+        ints = out.view(np.int32)
+        for r in range(len(acc)):
+            first = (begin + r) * total + column
+            _finish_int32(acc[r], biases, ints[first : first + columns])
+    elif kind == FLOAT32:
+        floats = out.view(np.float32)
+        for r in range(len(acc)):
+            first = (begin + r) * total + column
+            _finish_float32(acc[r], biases, multipliers, offsets, low, high, floats[first : first + columns])
+    else:
+        for r in range(len(acc)):
+            first = (begin + r) * total + column
+            piece = out[first : first + columns]
+            _finish_quantized(acc[r], biases, multipliers, zero_point, low, high, table, piece)

@@ -24,9 +24,7 @@ ROWS = 96
 
 
 @jit()
-def _row_starts(
-    rows: Int64s, begin: int, height: int, width: int, stride_n: int, stride_h: int, stride_w: int
-) -> None:
+def _row_starts(rows: Int64s, begin: int, height: int, width: int, stride_n: int, stride_h: int, stride_w: int) -> None:
     """Positions in the activations of the output rows from `begin` on."""
     for r in range(len(rows)):
         line, w = divmod(begin + r, width)

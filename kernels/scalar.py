@@ -47,9 +47,7 @@ def _taps16(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32
 
 
 @jit()
-def tiles(
-    layout: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s
-) -> None:
+def tiles(layout: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s) -> None:
     """See `tile.tiles`."""
     for r in range(len(rows)):
         sums = acc[r]
