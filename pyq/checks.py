@@ -22,9 +22,7 @@ def check_activation(name: str, x: object) -> QTensor:
     if x.dtype not in BYTES:
         raise TypeError(f"{name}: expected uint8 or int8 data, got {x.dtype}")
     if x.axis is not None:
-        raise ValueError(
-            f"{name}: expected one scale for the whole tensor, got one per index of axis {x.axis}"
-        )
+        raise ValueError(f"{name}: expected one scale for the whole tensor, got one per index of axis {x.axis}")
     return x
 
 
@@ -43,9 +41,7 @@ def check_output(out: object) -> QParams:
     if out.dtype not in BYTES:
         raise ValueError(f"out: expected dtype uint8 or int8, got {out.dtype}")
     if out.axis is not None:
-        raise ValueError(
-            f"out: expected one scale for the whole tensor, got one per index of axis {out.axis}"
-        )
+        raise ValueError(f"out: expected one scale for the whole tensor, got one per index of axis {out.axis}")
     return out
 
 

@@ -67,9 +67,7 @@ def place(
     return Placement(extents, steps, margins, gaps, tuple(out))
 
 
-def _auto_pads(
-    sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int], auto_pad: str
-) -> tuple[int, ...]:
+def _auto_pads(sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int], auto_pad: str) -> tuple[int, ...]:
     if auto_pad == "VALID":
         return (0,) * 2 * len(sizes)
     begins, ends = [], []

@@ -134,7 +134,7 @@ def choose_qparams(
         if symmetric:
             zero_point = np.full(scale.shape, middle)
         else:
-            zero_point = np.rint(np.clip(bottom - low / scale, bottom, top)).astype(np.int32)
+            zero_point = np.rint(np.clip(np.float32(bottom) - low / scale, bottom, top)).astype(np.int32)
     return QParams(scale, zero_point, integer, axis, bottom, top)
 
 
@@ -146,7 +146,8 @@ def quantize_array(x: np.ndarray, params: QParams) -> np.ndarray:
     if np.isnan(rounded).any():
         raise ValueError("x: expected real numbers, got NaN")
     # In float64 the sum with a zero point is exact, and so are the bounds of int32.
-    return np.clip(rounded.astype(np.float64) + zero_point, params.qmin, params.qmax).astype(params.dtype)
+    integers = np.clip(rounded.astype(np.float64) + zero_point, params.qmin, params.qmax)
+    return np.asarray(integers.astype(params.dtype))
 
 
 def dequantize_array(q: np.ndarray, params: QParams) -> np.ndarray:
@@ -222,9 +223,7 @@ def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limit
     return read_only(np.broadcast_to(zeros.astype(np.int32), shape))
 
 
-def _integer_range(
-    dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qmax: int | None
-) -> tuple[int, int]:
+def _integer_range(dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qmax: int | None) -> tuple[int, int]:
     """(qmin, qmax) to use for a dtype; see `choose_qparams`."""
     if qmax is not None and reduce_range:
         raise ValueError("qmax, reduce_range: each sets the range, give one of them")

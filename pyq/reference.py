@@ -89,9 +89,7 @@ def conv_float(
     return y
 
 
-def windows(
-    x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> np.ndarray:
+def windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
     """View [N, C, *kernel, *out] of `x` [N, C, *spatial]: element (k, o) is `x[o * stride + k * dilation]`.
 
     ValueError when the kernel does not fit `x`.

@@ -94,9 +94,7 @@ class UnaryTable:
         return QTensor(data, self.output.scale, self.output.zero_point)
 
 
-def unary_table(
-    fn: str | Function, input: QParams, output: QParams | None = None, **parameters: Any
-) -> UnaryTable:
+def unary_table(fn: str | Function, input: QParams, output: QParams | None = None, **parameters: Any) -> UnaryTable:
     """The table of a function: one of `FUNCTIONS` by name, or any callable of a float array.
 
     output: when None, chosen to cover all values that the function takes, in the dtype of the input.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from exact import full_range
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_node import run_node
 
 from pyq import reference
-from pyq.backends import available_backends, use_backend
 from pyq.ops import conv, conv_integer
 from pyq.packing import pack
 from pyq.qparams import QParams
@@ -21,18 +20,10 @@ from pyq.tensor import QTensor, quantize
 BYTES = ["uint8", "int8"]
 
 
-@pytest.fixture(params=available_backends(), autouse=True, scope="module")
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with use_backend(request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
-def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    limits = np.iinfo(dtype)
-    return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_conv_integer_equals_the_reference(data: st.DataObject) -> None:
     def draw(low: int, high: int) -> int:
@@ -47,8 +38,8 @@ def test_conv_integer_equals_the_reference(data: st.DataObject) -> None:
     pads = tuple(draw(0, 3) for _ in range(2 * rank))
     sizes = tuple(draw((k - 1) * d + 1, 11) for k, d in zip(kernel, dilations, strict=True))
     tx, tw = data.draw(st.sampled_from(BYTES)), data.draw(st.sampled_from(BYTES))
-    x, w = random(rng, (draw(1, 2), group * depth, *sizes), tx), random(rng, (filters, depth, *kernel), tw)
-    zx, zw = int(random(rng, (), tx)), random(rng, data.draw(st.sampled_from([(), (filters,)])), tw)
+    x, w = full_range(rng, (draw(1, 2), group * depth, *sizes), tx), full_range(rng, (filters, depth, *kernel), tw)
+    zx, zw = int(full_range(rng, (), tx)), full_range(rng, data.draw(st.sampled_from([(), (filters,)])), tw)
     acc = conv_integer(x, w, zx, zw, strides, pads, dilations, group)
     assert acc.dtype == np.int32
     np.testing.assert_array_equal(acc, reference.conv_integer(x, w, zx, zw, strides, pads, dilations, group))
@@ -72,7 +63,7 @@ def test_corners(tx: str, tw: str) -> None:
 @pytest.mark.parametrize("dilations", [(1, 1), (2, 1)])
 def test_auto_pad_equals_onnx(auto_pad: str, strides: tuple[int, int], dilations: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
-    x, w = random(rng, (1, 3, 9, 10), "uint8"), random(rng, (4, 3, 4, 3), "int8")
+    x, w = full_range(rng, (1, 3, 9, 10), "uint8"), full_range(rng, (4, 3, 4, 3), "int8")
     attributes = {"auto_pad": auto_pad, "strides": strides, "dilations": dilations}
     expected = run_node("Conv", x.astype(np.float64) - 7, w.astype(np.float64), **attributes)
     np.testing.assert_array_equal(conv_integer(x, w, 7, **attributes), expected)
@@ -80,15 +71,15 @@ def test_auto_pad_equals_onnx(auto_pad: str, strides: tuple[int, int], dilations
 
 def test_conv_integer_equals_onnx() -> None:
     rng = np.random.default_rng(2)
-    x, w = random(rng, (2, 3, 9, 10), "uint8"), random(rng, (4, 3, 3, 3), "uint8")
-    zx, zw = np.uint8(3), random(rng, (4,), "uint8")
+    x, w = full_range(rng, (2, 3, 9, 10), "uint8"), full_range(rng, (4, 3, 3, 3), "uint8")
+    zx, zw = np.uint8(3), full_range(rng, (4,), "uint8")
     expected = run_node("ConvInteger", x, w, zx, zw, pads=[1, 0, 1, 0], strides=[2, 1])
     np.testing.assert_array_equal(conv_integer(x, w, zx, zw, pads=[1, 0, 1, 0], strides=[2, 1]), expected)
 
 
 def test_layouts_agree_and_carry_the_memory_order() -> None:
     rng = np.random.default_rng(3)
-    x, w = random(rng, (2, 5, 7, 8), "uint8"), random(rng, (6, 5, 3, 3), "int8")
+    x, w = full_range(rng, (2, 5, 7, 8), "uint8"), full_range(rng, (6, 5, 3, 3), "int8")
     first = conv_integer(x, w, 9, pads=(1, 1, 1, 1))
     channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
     last = conv_integer(channels_last, w, 9, pads=(1, 1, 1, 1), layout="NHWC")
@@ -104,8 +95,8 @@ def test_layouts_agree_and_carry_the_memory_order() -> None:
 @pytest.mark.parametrize("group", [1, 2, 6])
 def test_packed_filters(group: int) -> None:
     rng = np.random.default_rng(4)
-    x, w = random(rng, (1, 6, 9, 9), "int8"), random(rng, (12, 6 // group, 3, 3), "uint8")
-    zw = random(rng, (12,), "uint8")
+    x, w = full_range(rng, (1, 6, 9, 9), "int8"), full_range(rng, (12, 6 // group, 3, 3), "uint8")
+    zw = full_range(rng, (12,), "uint8")
     packed = pack(QTensor(w, np.ones(12), zw, axis=0), group=group)
     np.testing.assert_array_equal(conv_integer(x, packed, -3), conv_integer(x, w, -3, zw, group=group))
     np.testing.assert_array_equal(conv_integer(x, packed, -3, group=group), conv_integer(x, packed, -3))
@@ -121,8 +112,8 @@ def test_images_may_be_none() -> None:
 def test_quantized_result_equals_qlinear_conv(tx: str, tw: str, tout: str) -> None:
     # With scales that are powers of two and an even zero point, onnx.reference's float64 steps are exact too.
     rng = np.random.default_rng(5)
-    x, w = random(rng, (2, 4, 9, 9), tx), random(rng, (6, 4, 3, 3), tw)
-    zx, zw, zy = random(rng, (), tx), random(rng, (6,), tw), np.array(10, tout)
+    x, w = full_range(rng, (2, 4, 9, 9), tx), full_range(rng, (6, 4, 3, 3), tw)
+    zx, zw, zy = full_range(rng, (), tx), full_range(rng, (6,), tw), np.array(10, tout)
     sx, sw, sy = np.float32(2**-7), np.exp2(rng.integers(-6, -3, 6)).astype(np.float32), np.float32(0.5)
     bias = rng.integers(-9999, 9999, 6).astype(np.int32)
     y = conv(QTensor(x, sx, zx), QTensor(w, sw, zw, 0), bias * (sx * sw), pads=(1, 1, 1, 1), out=QParams(sy, zy, tout))

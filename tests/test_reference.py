@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import exact
 import numpy as np
 import pytest
+from exact import full_range, wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_node import run_node
@@ -20,16 +22,6 @@ BYTES = ["uint8", "int8"]
 INT32 = Epilogue(np.dtype(np.int32))
 
 
-def wrapped(total: int) -> int:
-    """A Python integer modulo 2**32, as int32."""
-    return (total + 2**31) % 2**32 - 2**31
-
-
-def random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    limits = np.iinfo(dtype)
-    return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
-
-
 def python_matmul(a: np.ndarray, b: np.ndarray, za: int, zb: list[int]) -> list[list[int]]:
     columns = list(zip(*b.tolist(), strict=True))
     return [
@@ -41,7 +33,7 @@ def python_matmul(a: np.ndarray, b: np.ndarray, za: int, zb: list[int]) -> list[
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 6),
     st.integers(1, 40),
@@ -52,7 +44,7 @@ def python_matmul(a: np.ndarray, b: np.ndarray, za: int, zb: list[int]) -> list[
 )
 def test_matmul_integer_equals_python(m: int, k: int, n: int, ta: str, tb: str, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    a, b, za, zb = (random(rng, shape, t) for shape, t in (((m, k), ta), ((k, n), tb), ((), ta), ((n,), tb)))
+    a, b, za, zb = (full_range(rng, shape, t) for shape, t in (((m, k), ta), ((k, n), tb), ((), ta), ((n,), tb)))
     acc = matmul_integer(a, b, za, zb)
     assert acc.dtype == np.int32
     assert acc.tolist() == python_matmul(a, b, int(za), zb.tolist())
@@ -75,30 +67,7 @@ def test_wraps_at_the_exact_boundary(k: int) -> None:
     assert matmul_integer(a, b).item() == wrapped((k - 1) * 65025 + 510)
 
 
-def python_conv(
-    x: np.ndarray, w: np.ndarray, zx: int, zw: list[int], strides: Any, pads: Any, dilations: Any, group: int
-) -> np.ndarray:
-    """The definition of a 2-d convolution, element by element."""
-    (batch, _, height, width), (filters, depth, kh, kw) = x.shape, w.shape
-    sizes = [(height, kh), (width, kw)]
-    oh, ow = (
-        (n + pads[i] + pads[i + 2] - (k - 1) * dilations[i] - 1) // strides[i] + 1
-        for i, (n, k) in enumerate(sizes)
-    )
-    y = np.zeros((batch, filters, oh, ow), np.int64)
-    for n, m, i, j in np.ndindex(*y.shape):
-        first = m // (filters // group) * depth
-        for c, r, s in np.ndindex(depth, kh, kw):
-            row, column = (
-                i * strides[0] + r * dilations[0] - pads[0],
-                j * strides[1] + s * dilations[1] - pads[1],
-            )
-            if 0 <= row < height and 0 <= column < width:
-                y[n, m, i, j] += (int(x[n, first + c, row, column]) - zx) * (int(w[m, c, r, s]) - zw[m])
-    return y
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_conv_integer_equals_its_definition(data: st.DataObject) -> None:
     def draw(low: int, high: int) -> int:
@@ -114,14 +83,12 @@ def test_conv_integer_equals_its_definition(data: st.DataObject) -> None:
     height, width = draw((kh - 1) * dilations[0] + 1, 7), draw((kw - 1) * dilations[1] + 1, 7)
     tx, tw = data.draw(st.sampled_from(BYTES)), data.draw(st.sampled_from(BYTES))
     x, w = (
-        random(rng, (2, group * depth, height, width), tx),
-        random(rng, (group * per_group, depth, kh, kw), tw),
+        full_range(rng, (2, group * depth, height, width), tx),
+        full_range(rng, (group * per_group, depth, kh, kw), tw),
     )
-    zx, zw = int(random(rng, (), tx)), random(rng, (len(w),), tw)
+    zx, zw = int(full_range(rng, (), tx)), full_range(rng, (len(w),), tw)
     place = strides, pads, dilations, group
-    np.testing.assert_array_equal(
-        conv_integer(x, w, zx, zw, *place), python_conv(x, w, zx, zw.tolist(), *place)
-    )
+    np.testing.assert_array_equal(conv_integer(x, w, zx, zw, *place), exact.conv(x, w, zx, zw, *place))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +179,7 @@ BACKEND = ReferenceBackend()
 
 def test_backend_writes_to_out_and_returns_it() -> None:
     rng = np.random.default_rng(3)
-    x, w = random(rng, (4, 9), "uint8"), pack(QTensor(random(rng, (9, 5), "int8"), 1.0))
+    x, w = full_range(rng, (4, 9), "uint8"), pack(QTensor(full_range(rng, (9, 5), "int8"), 1.0))
     out = np.empty((4, 10), np.int32)[:, ::2]
     assert BACKEND.matmul(x, 3, w, INT32, out) is out
     np.testing.assert_array_equal(out, BACKEND.matmul(x, 3, w, INT32))
@@ -220,7 +187,7 @@ def test_backend_writes_to_out_and_returns_it() -> None:
 
 def test_backend_takes_one_dimensional_kernels_as_rows() -> None:
     rng = np.random.default_rng(4)
-    x, w = random(rng, (2, 1, 9, 4), "int8"), random(rng, (3, 4, 3), "int8")
+    x, w = full_range(rng, (2, 1, 9, 4), "int8"), full_range(rng, (3, 4, 3), "int8")
     y = BACKEND.conv(x, -5, pack(QTensor(w, 1.0)), ConvGeometry(pads=(0, 1, 0, 1)), INT32)
     expected = conv_integer(x[:, 0].transpose(0, 2, 1), w, -5, pads=(1, 1))
     np.testing.assert_array_equal(y[:, 0].transpose(0, 2, 1), expected)
@@ -252,8 +219,6 @@ def test_binary_is_the_float_chain(op: str) -> None:
     a = np.arange(256, dtype=np.uint8)[:, None]
     b = np.delete(np.arange(-128, 128), 131).astype(np.int8)[None]  # all but the zero point
     pa, pb, po = QParams(0.1, 100), QParams(0.07, 3, "int8"), QParams(0.3, 31)
-    real = [
-        run_node("DequantizeLinear", q, p.scale, p.zero_point.astype(q.dtype)) for q, p in ((a, pa), (b, pb))
-    ]
+    real = [run_node("DequantizeLinear", q, p.scale, p.zero_point.astype(q.dtype)) for q, p in ((a, pa), (b, pb))]
     expected = run_node("QuantizeLinear", run_node(names[op], *real), po.scale, np.uint8(31))
     np.testing.assert_array_equal(BACKEND.binary(op, a, pa, b, pb, po), expected)

@@ -62,7 +62,7 @@ def test_quantize_and_dequantize_equal_onnx(dtype: str, axis: int | None) -> Non
     assert dequantize(q).dtype == np.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.float32, SHAPES, elements=finite))
 def test_asymmetric_parameters_equal_dynamic_quantize_linear(x: np.ndarray) -> None:
     if 0 < np.abs(x).max() < 1e-30:
@@ -76,7 +76,7 @@ def test_asymmetric_parameters_equal_dynamic_quantize_linear(x: np.ndarray) -> N
         assert (q.scale, q.zero_point, q.data.any()) == (1, 0, False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(np.float32, SHAPES, elements=finite),
     st.sampled_from(["uint8", "int8"]),
@@ -101,9 +101,7 @@ def test_error_is_at_most_half_a_step(x: np.ndarray, dtype: str, symmetric: bool
         ("uint8", True, False, (0, 255)),
     ],
 )
-def test_range_that_quantize_uses(
-    dtype: str, symmetric: bool, reduce_range: bool, bounds: tuple[int, int]
-) -> None:
+def test_range_that_quantize_uses(dtype: str, symmetric: bool, reduce_range: bool, bounds: tuple[int, int]) -> None:
     params = choose_qparams(-1.0, 1.0, dtype, symmetric, reduce_range)
     assert (params.qmin, params.qmax) == bounds
     q = quantize(np.linspace(-9, 9, 99), params)
@@ -142,7 +140,7 @@ def test_zero_width_and_subnormal_ranges_have_scale_one() -> None:
 # --- structure ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_indexing_commutes_with_dequantize(data: st.DataObject) -> None:
     q = data.draw(tensors())
@@ -152,7 +150,7 @@ def test_indexing_commutes_with_dequantize(data: st.DataObject) -> None:
     assert np.shares_memory(part.data, q.data) or part.data.size == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_transpose_commutes_with_dequantize(data: st.DataObject) -> None:
     q = data.draw(tensors())
@@ -248,9 +246,7 @@ def test_repr_shows_what_matters_and_stays_short() -> None:
     for part in ("QTensor", "shape=(200, 300)", "dtype=int8", "scale=[0.5", "zero_point=[0", "axis=1"):
         assert part in text
     assert len(text) < 400
-    assert (
-        repr(QParams(0.5, 3)) == "QParams(scale=0.5, zero_point=3, dtype=uint8, axis=None, qmin=0, qmax=255)"
-    )
+    assert repr(QParams(0.5, 3)) == "QParams(scale=0.5, zero_point=3, dtype=uint8, axis=None, qmin=0, qmax=255)"
 
 
 # --- errors -------------------------------------------------------------------------------------------------
