@@ -30,10 +30,7 @@ def to_proto(graph: Graph) -> ModelProto:
         graph.name or "graph",
         [_value_info(value) for value in graph.inputs],
         [_value_info(value) for value in graph.outputs],
-        [
-            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-            for name, array in graph.constants.items()
-        ],
+        [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
     )
     model = helper.make_model(
         proto,
@@ -68,7 +65,7 @@ def _attribute(name: str, value: Any, node: Node, graph: Graph) -> AttributeProt
     if value == []:  # the type of an empty list stands in the operator's schema alone
         version = graph.domains.get(node.domain, graph.opset)
         kind = onnx.defs.get_schema(node.op_type, version, node.domain).attributes[name].type
-        return helper.make_attribute(name, value, attr_type=int(kind))
+        return helper.make_attribute(name, value, attr_type=int(kind))  # type: ignore[call-overload]
     return helper.make_attribute(name, value)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from onnx.reference.ops.op_cast import cast_to
 
 Array = np.ndarray
 
 
-def cast(x: Array, *, to: int, saturate: int = 1, round_mode: str = "up") -> Array:
+def cast(x: Array, *, to: TensorProto.DataType, saturate: int = 1, round_mode: str = "up") -> Array:
     """Elements as another type; floats out of an integer type's range become what a C conversion makes of them."""
     return cast_to(x, to, bool(saturate), round_mode)
 

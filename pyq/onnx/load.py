@@ -47,24 +47,44 @@ def load(model: ModelSource) -> Graph:
         proto = _convert(proto)
     try:
         return from_proto(proto)
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise FormatError(f"the model's graph is broken: {error}") from error
 
 
 def _read(model: ModelSource) -> ModelProto:
     if isinstance(model, ModelProto):
-        onnx.checker.check_model(model)
-        return model
-    if isinstance(model, bytes):
+        proto = model
+    elif isinstance(model, bytes):
         proto = onnx.load_from_string(model)
-        onnx.checker.check_model(proto)
+    else:
+        with open(model, "rb") as file:  # a missing file is an OSError, not a broken model
+            if not file.read(1):
+                raise FormatError(f"{os.fspath(model)} is empty")
+        proto = onnx.load(model)
+        if proto.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+            onnx.checker.check_model(os.fspath(model))  # a model of this size can be checked as a file only
+            return proto
+    onnx.checker.check_model(_with_known_ranks(proto))
+    return proto
+
+
+def _with_known_ranks(proto: ModelProto) -> ModelProto:
+    """The model, or a copy in which inputs and outputs of unknown rank are scalars.
+
+    Such values are common in real files, and a runtime needs no rank, but onnx.checker insists on it.
+    """
+    if all(value.type.tensor_type.HasField("shape") for value in _tensors(proto)):
         return proto
-    path = os.fspath(model)
-    with open(path, "rb") as file:  # a missing file is an OSError, not a broken model
-        if not file.read(1):
-            raise FormatError(f"{path} is empty")
-    onnx.checker.check_model(path)
-    return onnx.load(path)
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for value in _tensors(copy):
+        value.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _tensors(proto: ModelProto) -> list[ValueInfoProto]:
+    values = [*proto.graph.input, *proto.graph.output]
+    return [value for value in values if value.type.HasField("tensor_type")]
 
 
 def _opset(proto: ModelProto) -> int:
