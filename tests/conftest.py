@@ -1,0 +1,34 @@
+"""What all tests share: the backends, and random numbers whose seed a failing test prints.
+
+A fresh seed for every run widens what is covered; PYQ_TEST_SEED repeats a run that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import pyq
+
+settings.register_profile("pyq", deadline=None, max_examples=50, print_blob=True)
+settings.load_profile("pyq")
+
+
+@pytest.fixture(params=pyq.available_backends())
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once on every backend."""
+    with pyq.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator; its seed is in the captured output, which pytest shows when the test fails."""
+    seed = int(os.environ.get("PYQ_TEST_SEED", secrets.randbits(32)))
+    print(f"PYQ_TEST_SEED={seed}")
+    return np.random.default_rng(seed)

@@ -1,0 +1,233 @@
+"""Every microkernel of the registry, called directly: exact sums, corner inputs, wrap-around, memory bounds.
+
+The contract is that of csrc/pyq.h. Weights and sums are made here from its text, not with pyq's own packing.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from exact import assert_same, wrapped
+from guarded import fatal_signal, guarded
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyq
+from pyq._core import ffi, lib
+from pyq.config import ISA_NAMES, Kernel
+from pyq.kernels.tile import tiles
+from pyq.panels import LAYOUT_NAMES
+
+NR = 16
+READ_AHEAD = 15  # elements behind the last one needed that a kernel may read
+CANARY = 0x5A5A5A5A
+
+C_ROWS = {ffi.string(lib.pyq_kernels[i].name).decode(): lib.pyq_kernels[i] for i in range(lib.pyq_kernel_count())}
+KERNELS = [k for k in pyq.kernels_available() if k.layout and k.runnable]
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """base: activations; rows: first element of each; offsets: one a step; weights [steps, 4 (taps16: 1), NR]."""
+
+    base: np.ndarray
+    rows: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray
+
+
+def read_width(kernel: Kernel) -> int:
+    """Elements of a row that one step reads."""
+    return NR if kernel.layout == "taps16" else 4
+
+
+def exact_sums(kernel: Kernel, case: Case) -> np.ndarray:
+    """The tile, from int64."""
+    places = case.rows[:, None, None] + case.offsets[:, None] + np.arange(read_width(kernel))
+    read = case.base[places].astype(np.int64)
+    terms = "rsc,skc->rc" if kernel.layout == "taps16" else "rsk,skc->rc"
+    return wrapped(np.einsum(terms, read, case.weights))
+
+
+def encoded(kernel: Kernel, weights: np.ndarray) -> np.ndarray:
+    """A panel, as int16 whatever it holds."""
+    steps = len(weights)
+    if kernel.layout == "quads8":  # [steps][NR][4]
+        panel = weights.transpose(0, 2, 1).astype(np.int8)
+    elif kernel.layout == "pairs16":  # [steps][2][NR][2]
+        panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2).astype(np.int16)
+    else:  # [steps / 2][NR][2]
+        panel = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1).astype(np.int16)
+    return np.ascontiguousarray(panel).reshape(-1).view(np.int16)
+
+
+def run(kernel: Kernel, case: Case, edge: str | None = None, short: str | None = None) -> np.ndarray:
+    """The tile that the kernel computes.
+
+    edge: put each buffer at a guard page, see `guarded`. short: the buffer that lacks its last element.
+    """
+
+    def put(name: str, values: np.ndarray, slack: int = 0) -> np.ndarray:
+        if edge is None:
+            return values
+        return guarded(values[:-1], edge) if name == short else guarded(values, edge, slack)
+
+    wide = kernel.layout == "pairs16"
+    base = put("base", case.base.astype(np.int16 if wide else np.uint8), READ_AHEAD)
+    offsets = put("offsets", case.offsets.astype(np.int32))
+    weights = put("weights", encoded(kernel, case.weights))
+    tile = put("tile", np.full((kernel.mr, NR), CANARY, np.int32))
+    if kernel.backend == "c":
+        starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
+        C_ROWS[kernel.name].gemm(
+            ffi.cast("int32_t *", tile.ctypes.data),
+            ffi.new("uint8_t *[]", starts),
+            ffi.cast("int32_t *", offsets.ctypes.data),
+            ffi.cast("void *", weights.ctypes.data),
+            len(case.offsets),
+        )
+    else:
+        data, words = (np.empty(0, np.uint8), base) if wide else (base, np.empty(0, np.int16))
+        isa, layout = ISA_NAMES.index(kernel.isa), LAYOUT_NAMES.index(kernel.layout)
+        tiles(isa, layout, data, words, case.rows, offsets, weights.view(np.uint8), tile)
+    return tile
+
+
+def certified(weights: np.ndarray, amax: int) -> np.ndarray:
+    """QUADS8 weights moved towards zero, as little as needed, so that every 16-bit sum fits.
+
+    Two bytes of two steps meet in a sum: amax * (their positive weights) and amax * (their |negative| ones) stay
+    within 32767. Weights of full range end up exactly at that bound.
+    """
+    lanes = weights.reshape(-1, 2, 2, 2, NR).transpose(0, 2, 4, 1, 3).reshape(-1, 2, NR, 4)  # [group, lane, column]
+    kept = np.zeros_like(lanes)
+    for sign in (1, -1):
+        reached = np.minimum(np.cumsum(np.maximum(sign * lanes, 0), axis=-1), 32767 // amax)
+        kept += sign * np.diff(reached, prepend=0)
+    return kept.reshape(-1, 2, NR, 2, 2).transpose(0, 3, 1, 4, 2).reshape(weights.shape)
+
+
+def allowed_weights(kernel: Kernel, rng: np.random.Generator, steps: int, amax: int, extreme: bool) -> np.ndarray:
+    """Weights over everything that the layout can hold; extreme: only the smallest and the largest."""
+    low, high = (-128, 127) if kernel.layout == "quads8" else (-255, 255)
+    shape = (steps, 1 if kernel.layout == "taps16" else 4, NR)
+    weights = rng.choice([low, high], shape) if extreme else rng.integers(low, high + 1, shape)
+    return certified(weights, amax) if kernel.layout == "quads8" else weights
+
+
+def random_case(kernel: Kernel, rng: np.random.Generator, steps: int, repeat: bool, amax: int, extreme: bool) -> Case:
+    """Rows that overlap, offsets permuted or repeated, and a base that ends with the last element needed."""
+    if kernel.layout != "pairs16":
+        steps += steps % 2
+    width = read_width(kernel)
+    offsets = rng.integers(0, 50, steps) if repeat else width * rng.permutation(steps)
+    rows = rng.integers(0, 100, kernel.mr)
+    size = int(rows.max() + offsets.max()) + width
+    base = rng.choice([0, amax], size) if extreme else rng.integers(0, amax + 1, size)
+    return Case(base, rows, offsets, allowed_weights(kernel, rng, steps, amax, extreme))
+
+
+@every_kernel
+@given(seeds, st.integers(1, 60), st.booleans(), st.sampled_from([255, 254, 127, 64, 1]), st.booleans())
+def test_sums_are_exact(kernel: Kernel, seed: int, steps: int, repeat: bool, amax: int, extreme: bool) -> None:
+    case = random_case(kernel, np.random.default_rng(seed), steps, repeat, amax, extreme)
+    assert_same(run(kernel, case), exact_sums(kernel, case), kernel.name)
+
+
+@every_kernel
+@pytest.mark.parametrize("amax", [255, 127])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_are_exact_where_all_products_have_one_sign(
+    kernel: Kernel, amax: int, sign: int, rng: np.random.Generator
+) -> None:
+    """Row r holds amax exactly where column c has weights of one sign: the largest sums that exist for c."""
+    steps, width = 24, read_width(kernel)
+    weights = allowed_weights(kernel, rng, steps, amax, extreme=True)
+    offsets = width * rng.permutation(steps)
+    for first in range(0, NR, kernel.mr):
+        base = np.zeros((kernel.mr, steps * width), np.int64)
+        for r in range(kernel.mr):
+            hits = weights[:, 0] if kernel.layout == "taps16" else weights[:, :, (first + r) % NR]
+            base[r, offsets[:, None] + np.arange(width)] = amax * (sign * hits > 0)
+        case = Case(base.reshape(-1), np.arange(kernel.mr) * steps * width, offsets, weights)
+        assert_same(run(kernel, case), exact_sums(kernel, case), f"{kernel.name}, columns from {first}")
+
+
+@every_kernel
+@pytest.mark.parametrize("activation", [0, 255])
+@pytest.mark.parametrize("smallest", [True, False])
+def test_constant_corners(kernel: Kernel, activation: int, smallest: bool) -> None:
+    low, high = (-128, 127) if kernel.layout == "quads8" else (-255, 255)
+    weights = np.full((32, 1 if kernel.layout == "taps16" else 4, NR), low if smallest else high)
+    if kernel.layout == "quads8":
+        weights = certified(weights, 255)
+    case = Case(np.full(200, activation), np.arange(kernel.mr), np.arange(32) * 4, weights)
+    assert_same(run(kernel, case), exact_sums(kernel, case), kernel.name)
+
+
+@every_kernel
+def test_sums_wrap_modulo_2_to_the_32(kernel: Kernel) -> None:
+    """Columns that pass 2**31, and their negatives."""
+    per_step = {"pairs16": 4 * 255 * 255, "quads8": 128 * 255, "taps16": 255 * 255}[kernel.layout]
+    steps = 2**31 // per_step // 2 * 2 + 2
+    weights = np.full((steps, 1 if kernel.layout == "taps16" else 4, NR), 255)
+    if kernel.layout == "quads8":
+        weights = certified(np.full_like(weights, 127), 255)
+    weights[:, :, ::2] *= -1
+    case = Case(np.full(64, 255), np.zeros(kernel.mr, np.int64), np.zeros(steps, np.int64), weights)
+    sums = exact_sums(kernel, case)
+    assert (sums[:, 1] < 0).all() and (sums[:, 0] > 0).all()  # both have wrapped
+    assert_same(run(kernel, case), sums, kernel.name)
+
+
+@every_kernel
+@pytest.mark.parametrize("edge", ["end", "start"])
+@pytest.mark.parametrize("steps", [2, 14])
+def test_stays_within_its_buffers(kernel: Kernel, edge: str, steps: int, rng: np.random.Generator) -> None:
+    """Rows end READ_AHEAD elements before a guard page; weights, offsets and tile end at one, or all begin at one."""
+    case = random_case(kernel, rng, steps, False, 255, False)
+    case = Case(case.base, case.rows - case.rows.min(), case.offsets, case.weights)
+    if edge == "end":
+        needed = int(case.rows.max() + case.offsets.max()) + read_width(kernel)
+        case = Case(case.base[:needed], case.rows, case.offsets, case.weights)
+    assert_same(run(kernel, case, edge), exact_sums(kernel, case), kernel.name)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "short"),
+    # Numba's kernels count their steps by the offsets: these cannot be too short.
+    [(k, b) for k in KERNELS for b in ("base", "weights", "offsets", "tile") if (k.backend, b) != ("numba", "offsets")],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_the_guard_pages_would_tell(kernel: Kernel, short: str, rng: np.random.Generator) -> None:
+    """The twin of the test above: with one element less in a buffer the same call is killed."""
+    case = random_case(kernel, rng, 2, False, 255, False)
+    case = Case(case.base, np.full(kernel.mr, case.rows.max()), case.offsets, case.weights)
+    assert fatal_signal(lambda: run(kernel, case, "end", short)) == signal.SIGSEGV
+
+
+def test_the_certificate_is_what_keeps_16_bits_exact() -> None:
+    """Weights beyond the bound do overflow in a kernel that adds in 16 bits, so the tests above can fail."""
+    adding = [k for k in KERNELS if k.layout == "quads8" and k.p > 1]
+    assert adding or "avx2" not in {k.isa for k in KERNELS}
+    for kernel in adding:
+        weights = np.full((2, 4, NR), 127)
+        case = Case(np.full(64, 255), np.zeros(kernel.mr, np.int64), np.zeros(2, np.int64), weights)
+        assert (run(kernel, case) != exact_sums(kernel, case)).all()
+
+
+def test_the_registry_names_each_kernel_once_and_covers_every_layout() -> None:
+    rows = pyq.kernels_available()
+    assert len({k.name for k in rows}) == len(rows)
+    assert {k.backend for k in rows} == {"c", "numba"}
+    for isa in {k.isa for k in KERNELS}:
+        for backend in ("c", "numba"):
+            present = {k.layout for k in KERNELS if (k.isa, k.backend) == (isa, backend)}
+            assert present == set(LAYOUT_NAMES)
+            single = {k.layout for k in KERNELS if (k.isa, k.backend, k.mr) == (isa, backend, 1)}
+            assert single == set(LAYOUT_NAMES)  # a last row always finds a kernel
