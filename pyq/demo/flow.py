@@ -56,8 +56,8 @@ def run_demo(settings: Settings, console: Console) -> bool:
     classes = alphabet(session.metadata["character"])
     evaluation, calibration = _render(settings, set(classes))
     console.print(
-        f"{model.name}: {len(evaluation)} lines to read, {len(calibration)} others to calibrate on; "
-        f"every runtime on {settings.threads} thread(s)"
+        f"{model.name}\n{len(evaluation)} lines to read, {len(calibration)} others to calibrate on; "
+        f"threads of every runtime: {settings.threads}"
     )
     with threadpool_limits(settings.threads):
         console.rule("1. Read in float")
@@ -82,8 +82,8 @@ def run_demo(settings: Settings, console: Console) -> bool:
     console.rule("4. Verify")
     report = result.report
     report.title = "PP-OCRv4 text recognition"
-    report.figures += _figures(readings, model, int8_model)
-    report.samples += _samples(evaluation, readings)
+    report.figures = _figures(readings, model, int8_model)
+    report.samples = _samples(evaluation, readings)
     report.facts.update(_facts(settings, readings))
     loss = readings[INT8].error_rate - readings[FLOAT].error_rate
     if loss > ALLOWED_LOSS:
@@ -92,6 +92,7 @@ def run_demo(settings: Settings, console: Console) -> bool:
     report.to_html(html)
     console.print(layers_table(report, worst=10))
     console.print(report.table())
+    console.print(f"baseline for speed: {_baseline(readings)}, the faster float32")
     for problem in report.problems:
         console.print(f"[bold red]problem:[/] {problem}")
     console.print(f"wrote {html}\nwrote {int8_model}", highlight=False)
@@ -130,8 +131,9 @@ def _read(
             update(done, len(lines), "read")
     for name, reading in readings.items():
         console.print(
-            f"{name:22} character error rate {reading.error_rate:.4f}, "
-            f"lines right {reading.lines_right:.1%}, {reading.ms:.1f} ms per line"
+            f"{name:21} {reading.error_rate:.4f} character error rate, "
+            f"{reading.lines_right:.1%} of lines right, {reading.ms:.1f} ms/line",
+            soft_wrap=True,
         )
     return readings
 
