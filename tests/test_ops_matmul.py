@@ -161,7 +161,7 @@ def test_quantized_result_is_the_normative_one(activation: Any, out: QParams) ->
     acc = exact.matmul(x.data, w.data, int(x.zero_point)) + np.rint(bias / scale).astype(np.int32)
     rounded = np.rint(acc.astype(np.float32) * (scale / out.scale)) + out.zero_point
     bounds = {"relu": (0, np.inf), "relu6": (0, 6), None: (-np.inf, np.inf)}.get(activation, activation)
-    low, high = (np.clip(np.rint(b / out.scale) + out.zero_point, out.qmin, out.qmax) for b in bounds)
+    low, high = (np.clip(np.rint(np.float32(b) / out.scale) + out.zero_point, out.qmin, out.qmax) for b in bounds)
     np.testing.assert_array_equal(y.data, np.clip(rounded, low, high))
 
 
