@@ -73,7 +73,7 @@ def _emit_pairs16(builder: Builder, offsets: list[Value], rows: list[Value], wei
     panel = [_load(builder, weights, I16X16, i) for i in range(4)]
     sums = []
     for row in rows:
-        quad = builder.gep(row, offsets)
+        quad = builder.gep(row, [offsets[0]])
         first, second = (_broadcast32(builder, quad, I16X16, i) for i in (0, 1))
         sums.append(
             [

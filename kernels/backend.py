@@ -19,7 +19,12 @@ from .host import default_isa
 
 OPERATIONS = {"add": elementwise.ADD, "sub": elementwise.SUB, "mul": elementwise.MUL, "div": elementwise.DIV}
 
-KINDS = {"int32": INT32, "float32": FLOAT32, "uint8": QUANTIZED, "int8": QUANTIZED}
+KINDS = {
+    np.dtype(np.int32): INT32,
+    np.dtype(np.float32): FLOAT32,
+    np.dtype(np.uint8): QUANTIZED,
+    np.dtype(np.int8): QUANTIZED,
+}
 
 _NO_BYTES, _NO_WORDS = np.empty(0, np.uint8), np.empty(0, np.int16)
 
@@ -178,7 +183,7 @@ def _epilogue_arguments(
 ) -> tuple[Any, ...]:
     """Arguments of `epilogue.ARGUMENTS`: what is absent becomes a neutral or an empty array."""
     return (
-        KINDS[epilogue.dtype.name],
+        KINDS[epilogue.dtype],
         np.zeros(columns, np.int32) if lowered.bias is None else lowered.bias,
         np.ones(columns, np.float32) if lowered.multiplier is None else lowered.multiplier,
         np.empty(0, np.float32) if lowered.offset is None else lowered.offset,

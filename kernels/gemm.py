@@ -19,8 +19,8 @@ from .epilogue import ARGUMENTS, finish_rows
 from .host import Bytes, Floats, Int16s, Int32s, Int64s, array, jit
 from .tile import tiles
 
-ROWS = 96
-"""Rows of a block: at K = 512, 48 KiB of bytes or 96 KiB of words; and 6 KiB of sums."""
+ROWS = 192
+"""Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words; and 12 KiB of sums."""
 
 
 @jit()

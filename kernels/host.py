@@ -26,7 +26,17 @@ SCALAR, AVX2 = 0, 1
 
 ISA_NAMES = ("scalar", "avx2")
 
-OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+def _can_cache() -> bool:
+    """Whether Numba finds a folder for its cache: a read-only installation without a home directory has none."""
+    try:
+        numba.njit(cache=True)(_can_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": _can_cache(), "error_model": "numpy"}
 """Options of every compiled function. `fastmath` stays off, as it contracts and reorders, and so changes bits.
 `error_model="numpy"`: a division by zero gives inf or NaN, as in NumPy."""
 

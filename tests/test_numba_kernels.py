@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from pyq import reference
-from pyq.backends import Epilogue
-from pyq.config import Kernel, kernels_available
 from pyq.kernels import registry
 from pyq.kernels.backend import NumbaBackend
 from pyq.kernels.host import AVX2, ISA_NAMES, available_isas
 from pyq.kernels.tile import tiles
+
+from pyq import reference
+from pyq.backends import Epilogue
+from pyq.config import Kernel, kernels_available
 from pyq.panels import LAYOUT_NAMES, NR, STEP_BYTES
 
 KERNELS = [Kernel(**record) for record in registry.kernels() if record["runnable"]]
