@@ -48,16 +48,14 @@ def conv(
     filters = w.astype(np.int64) - np.asarray(zw, np.int64).reshape(-1, 1, 1, 1)
     m, depth, *kernel = w.shape
     out = [
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(images.shape[2:], kernel, dilations, strides, strict=True)
+        (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(images.shape[2:], kernel, dilations, strides, strict=True)
     ]
     acc = np.zeros((len(x), group, m // group, *out), np.int64)
     grouped = images.reshape(len(x), group, depth, *images.shape[2:])
     parts = filters.reshape(group, m // group, depth, *kernel)
     for tap in np.ndindex(*kernel):
         rows, columns = (
-            slice(t * d, t * d + (o - 1) * s + 1, s)
-            for t, d, o, s in zip(tap, dilations, out, strides, strict=True)
+            slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, o, s in zip(tap, dilations, out, strides, strict=True)
         )
         acc += np.einsum("ngchw,gmc->ngmhw", grouped[..., rows, columns], parts[..., tap[0], tap[1]])
     return wrapped(acc.reshape(len(x), m, *out))
