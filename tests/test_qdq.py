@@ -295,7 +295,10 @@ def test_gemm(transposed: int) -> None:
 
 
 def test_gemm_with_alpha_stays_float() -> None:
-    graph = product_graph(lambda b: b.weight(24, 6, axis=1), "Gemm", alpha=0.5, tail=lambda b, y: b.quantize(y, 2**-3, 99))
+    def tail(b: Builder, y: str) -> str:
+        return b.quantize(y, 2**-3, 99)
+
+    graph = product_graph(lambda b: b.weight(24, 6, axis=1), "Gemm", tail=tail, alpha=0.5)
     check(graph, {"QuantizeLinear": 2, "DequantizeLinear": 2, "Gemm": 1}, (5, 24))
 
 
