@@ -168,9 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("float_model", type=Path, help="the float ONNX model")
     add("int8_model", type=Path, help="the int8 ONNX model")
     _add_execution(add)
-    add(
-        "--rounds", type=_positive, default=5, metavar="N", help="timed runs per input; the median counts (5)"
-    )
+    add("--rounds", type=_positive, default=5, metavar="N", help="timed runs per input; the median counts (5)")
 
     add = _add(
         commands,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from statistics import mean
 
 from pyq.feeds import read_feeds
 from pyq.onnx import Session
+from pyq.onnx.speed import FLOAT, INT8, speed_figure
 from pyq.quantization.report import Figure, Report
 from pyq.quantization.verification import Noise
-from pyq.timing import milliseconds
-
-FLOAT, INT8 = "float", "int8"
 
 
 def compare_models(
@@ -23,23 +19,15 @@ def compare_models(
     data: as `pyq.feeds.read_feeds` takes it. rounds: timed runs per input, in which the models take turns.
     ValueError when the models do not have the same outputs.
     """
-    models = {FLOAT: float_model, INT8: int8_model}
-    sessions = {name: Session(model, threads=threads) for name, model in models.items()}
-    outputs, others = ([value.name for value in session.get_outputs()] for session in sessions.values())
+    exact, approximate = (Session(model, threads=threads) for model in (float_model, int8_model))
+    outputs, others = ([value.name for value in session.get_outputs()] for session in (exact, approximate))
     if outputs != others:
         raise ValueError(f"int8_model: {int8_model} has the outputs {others}, {float_model} has {outputs}")
+    feeds = read_feeds(data, exact.get_inputs())
     noise = {name: Noise() for name in outputs}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for feed in read_feeds(data, sessions[FLOAT].get_inputs()):
-        runs = {name: partial(session.run, None, feed) for name, session in sessions.items()}
-        for name, exact, approximate in zip(outputs, runs[FLOAT](), runs[INT8](), strict=True):
-            noise[name].add(exact, approximate)
-        for name, time in milliseconds(runs, rounds).items():
-            times[name].append(time)
-    average = {name: mean(values) for name, values in times.items()}
-    sizes = {name: path.stat().st_size for name, path in models.items()}
-    figures = [
-        Figure("Time per input", average, FLOAT, INT8, "ms"),
-        Figure("File size", sizes, FLOAT, INT8, "bytes"),
-    ]
+    for feed in feeds:
+        for name, f, q in zip(outputs, exact.run(None, feed), approximate.run(None, feed), strict=True):
+            noise[name].add(f, q)
+    sizes = {FLOAT: float_model.stat().st_size, INT8: int8_model.stat().st_size}
+    figures = [speed_figure(exact, approximate, feeds, rounds), Figure("File size", sizes, FLOAT, INT8, "bytes")]
     return Report(float_model.name, figures, outputs={name: total.sqnr for name, total in noise.items()})

@@ -48,9 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (subparsers,) = (
-        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
+    (subparsers,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
     return subparsers.choices
 
 

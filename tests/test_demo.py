@@ -19,9 +19,10 @@ from rich.console import Console
 
 from pyq import FormatError
 from pyq.demo import assets, flow
-from pyq.demo.flow import FLOAT, INT8, ORT_FLOAT, Settings, run_demo
+from pyq.demo.flow import PEER_INT8, Settings, run_demo
 from pyq.demo.lines import LONGEST, SHORTEST, Line, excerpt, render_lines, sentences
 from pyq.demo.recognizer import alphabet, decode, edit_distance, preprocess
+from pyq.onnx.speed import FLOAT, INT8, PEER
 
 FOLDER = Path(__file__).parent.parent / "demo"
 WORDS = st.text("abc", max_size=8)
@@ -120,7 +121,7 @@ def test_demo_on_a_few_lines(sdist: Path, tmp_path: Path) -> None:
     assert run_demo(settings, console)
 
     screen = console.export_text()
-    assert "all exact" in screen and all(name in screen for name in (FLOAT, INT8, ORT_FLOAT))
+    assert "all exact" in screen and all(name in screen for name in (FLOAT, INT8, PEER, PEER_INT8))
     assert f"wrote {tmp_path / 'report.html'}" in screen and f"wrote {tmp_path / 'model.int8.onnx'}" in screen
     html = (tmp_path / "report.html").read_text()
     assert html.count("<svg") >= 1 and html.count("data:image/png") >= 6
@@ -133,9 +134,7 @@ def test_demo_on_a_few_lines(sdist: Path, tmp_path: Path) -> None:
     assert session.run(None, {"x": np.zeros((1, 3, 48, 320), np.float32)})[0].shape[2] == 6625
 
 
-def test_demo_says_when_int8_reads_worse(
-    sdist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_says_when_int8_reads_worse(sdist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(sdist, tmp_path)
     monkeypatch.setattr(flow, "ALLOWED_LOSS", -2.0)
     console = Console(record=True, width=140, file=io.StringIO())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,10 @@ from pyq.demo.lines import Line, render_lines
 from pyq.demo.reading import Readings, Run, read_line
 from pyq.demo.recognizer import alphabet, preprocess
 from pyq.onnx import Session
-from pyq.quantization.report import Figure, Sample
+from pyq.onnx.speed import FLOAT, INT8, PEER
+from pyq.quantization.report import Figure, Report, Sample
 
-FLOAT, INT8 = "pyq float32", "pyq int8"
-ORT_FLOAT, ORT_INT8 = "ONNX Runtime float32", "ONNX Runtime int8"
+PEER_INT8 = "ONNX Runtime int8"
 ALLOWED_LOSS = 0.01
 SAMPLES = 8
 
@@ -63,7 +63,7 @@ def run_demo(settings: Settings, console: Console) -> bool:
         console.rule("1. Read in float")
         runs = {FLOAT: _pyq(session)}
         if find_spec("onnxruntime"):
-            runs[ORT_FLOAT] = _onnxruntime(model, settings.threads)
+            runs[PEER] = _onnxruntime(model, settings.threads)
         _read(evaluation, runs, classes, settings, console)
 
         console.rule("2. Calibrate and quantize")
@@ -75,27 +75,20 @@ def run_demo(settings: Settings, console: Console) -> bool:
 
         console.rule("3. Read in int8, and in float beside it")
         runs[INT8] = _pyq(Session(int8_model, threads=settings.threads))
-        if ORT_FLOAT in runs:
-            runs[ORT_INT8] = _onnxruntime(int8_model, settings.threads)
+        if PEER in runs:
+            runs[PEER_INT8] = _onnxruntime(int8_model, settings.threads)
         readings = _read(evaluation, runs, classes, settings, console)
 
     console.rule("4. Verify")
-    report = result.report
-    report.title = "PP-OCRv4 text recognition"
-    report.figures = _figures(readings, model, int8_model)
-    report.samples = _samples(evaluation, readings)
-    report.facts.update(_facts(settings, readings))
-    loss = readings[INT8].error_rate - readings[FLOAT].error_rate
-    if loss > ALLOWED_LOSS:
-        report.problems.append(f"the character error rate rises by {loss:.4f}, allowed is {ALLOWED_LOSS}")
+    report = _completed(result.report, model, int8_model, evaluation, readings, settings)
     html = settings.folder / "report.html"
     report.to_html(html)
     console.print(layers_table(report, worst=10))
     console.print(report.table())
-    console.print(f"baseline for speed: {_baseline(readings)}, the faster float32")
+    console.out(f"baseline for speed: {_baseline(readings)}, the faster float32", highlight=False)
     for problem in report.problems:
-        console.print(f"[bold red]problem:[/] {problem}")
-    console.print(f"wrote {html}\nwrote {int8_model}", highlight=False)
+        console.out(f"problem: {problem}", style="bold red", highlight=False)
+    console.out(f"wrote {html}\nwrote {int8_model}", highlight=False)
     return report.ok
 
 
@@ -130,17 +123,38 @@ def _read(
             read_line(line, runs, classes, settings.rounds, readings)
             update(done, len(lines), "read")
     for name, reading in readings.items():
-        console.print(
+        console.out(
             f"{name:21} {reading.error_rate:.4f} character error rate, "
             f"{reading.lines_right:.1%} of lines right, {reading.ms:.1f} ms/line",
-            soft_wrap=True,
+            highlight=False,
         )
     return readings
 
 
+def _completed(
+    report: Report,
+    float_model: Path,
+    int8_model: Path,
+    lines: Sequence[Line],
+    readings: Mapping[str, Readings],
+    settings: Settings,
+) -> Report:
+    """The report of the quantization with what was read: figures and samples of the evaluation lines."""
+    loss = readings[INT8].error_rate - readings[FLOAT].error_rate
+    too_much = [f"the character error rate rises by {loss:.4f}, allowed is {ALLOWED_LOSS}"]
+    return replace(
+        report,
+        title="PP-OCRv4 text recognition",
+        figures=_figures(readings, float_model, int8_model),
+        samples=_samples(lines, readings),
+        facts={**report.facts, **_facts(settings, readings)},
+        problems=report.problems + (too_much if loss > ALLOWED_LOSS else []),
+    )
+
+
 def _baseline(readings: Mapping[str, Readings]) -> str:
     """The fastest float runtime: what int8 has to beat."""
-    return min((name for name in (FLOAT, ORT_FLOAT) if name in readings), key=lambda name: readings[name].ms)
+    return min((name for name in (FLOAT, PEER) if name in readings), key=lambda name: readings[name].ms)
 
 
 def _figures(readings: Mapping[str, Readings], float_model: Path, int8_model: Path) -> list[Figure]:
