@@ -34,15 +34,15 @@ def check_bytes(name: str, x: object) -> np.ndarray:
     return array
 
 
-def check_output(out: object) -> QParams:
-    """`out` as QParams that an activation can have: uint8 or int8, one scale."""
-    if not isinstance(out, QParams):
-        raise TypeError(f"out: expected QParams, got {type(out).__name__}")
-    if out.dtype not in BYTES:
-        raise ValueError(f"out: expected dtype uint8 or int8, got {out.dtype}")
-    if out.axis is not None:
-        raise ValueError(f"out: expected one scale for the whole tensor, got one per index of axis {out.axis}")
-    return out
+def check_params(name: str, params: object) -> QParams:
+    """`params` as QParams that an activation can have: uint8 or int8, one scale."""
+    if not isinstance(params, QParams):
+        raise TypeError(f"{name}: expected QParams, got {type(params).__name__}")
+    if params.dtype not in BYTES:
+        raise ValueError(f"{name}: expected dtype uint8 or int8, got {params.dtype}")
+    if params.axis is not None:
+        raise ValueError(f"{name}: expected one scale for the whole tensor, got one per index of axis {params.axis}")
+    return params
 
 
 def check_integers(name: str, values: Any, count: int, least: int, default: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pyq.backends import current_backend
-from pyq.checks import check_activation, check_output
+from pyq.checks import check_activation, check_params
 from pyq.qparams import QParams, choose_qparams, dequantize_array, normalized_axis
 from pyq.tables import requantize
 from pyq.tensor import QTensor
@@ -76,16 +76,15 @@ def concat(tensors: Sequence[QTensor], axis: int, out: QParams | None = None) ->
     shapes = [tensor.shape for tensor in given]
     if len({(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes}) > 1:
         raise ValueError(f"tensors: expected shapes that agree except along axis {axis}, got {shapes}")
-    params = _covering([tensor.params for tensor in given]) if out is None else check_output(out)
-    alike = QTensor(np.empty(0, params.dtype), params.scale, params.zero_point).params
-    parts = [tensor.data if tensor.params == alike else requantize(tensor, params).data for tensor in given]
+    params = _covering([tensor.params for tensor in given]) if out is None else check_params("out", out)
+    parts = [tensor.data if tensor.params == params else requantize(tensor, params).data for tensor in given]
     return QTensor(np.concatenate(parts, axis), params.scale, params.zero_point)
 
 
 def _binary(op: str, a: QTensor, b: QTensor, out: QParams) -> QTensor:
     for name, operand in (("a", a), ("b", b)):
         check_activation(name, operand)
-    check_output(out)
+    check_params("out", out)
     _broadcast(a.data, b.data)
     data = current_backend().binary(op, a.data, a.params, b.data, b.params, out)
     return QTensor(data, out.scale, out.zero_point)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
-from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_output
+from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_params
 from pyq.geometry import place
 from pyq.packing import PackedWeight, pack
 from pyq.qparams import QParams, as_float32, quantize_array
@@ -108,7 +108,7 @@ def matmul_integer(
 
     if isinstance(b, PackedWeight):
         _check_unset("b_zero_point", b_zero_point)
-        acc, colsum = _batched(rows, b.shape, lambda index: b, product), b.colsum
+        acc = _batched(rows, b.shape, lambda index: b, product)
     else:
         columns = check_bytes("b", b)
         if columns.ndim < 2:
@@ -121,11 +121,11 @@ def matmul_integer(
             return pack(_unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
 
         acc = _batched(rows, columns.shape, packed_at, product)
-        colsum = (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True)
     if each is None:
         return acc
     # The kernel took each row as it is; a zero point per row then costs one product with the column sums.
-    return (acc - each.astype(np.int64) * colsum).astype(np.int32)
+    sums = b.colsum if isinstance(b, PackedWeight) else (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True)
+    return (acc - each.astype(np.int64) * sums).astype(np.int32)
 
 
 def conv(
@@ -276,7 +276,7 @@ def _epilogue(
         scale = np.asarray(x.scale * w.scale)
         if not (np.isfinite(scale) & (scale > 0)).all():
             raise ValueError(f"x, w: expected scales with a float32 product, got {x.scale!r}, {w.scale!r}")
-        if out is not None and not np.isfinite(scale / check_output(out).scale).all():
+        if out is not None and not np.isfinite(scale / check_params("out", out).scale).all():
             raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
     low, high = _bounds(activation)
     reals = None

@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from pyq.backends import current_backend
-from pyq.checks import LAYOUTS, check_activation, check_choice, check_output
+from pyq.checks import LAYOUTS, check_activation, check_choice, check_params
 from pyq.geometry import Placement, place
 from pyq.qparams import QParams
 from pyq.tables import requantize
@@ -104,7 +104,7 @@ def global_average_pool(x: QTensor, out: QParams | None = None, layout: str = "N
 
 
 def _mean(x: QTensor, sums: np.ndarray, counts: np.ndarray, out: QParams | None, layout: str) -> QTensor:
-    params = x.params if out is None else check_output(out)
+    params = x.params if out is None else check_params("out", out)
     reals = sums.astype(np.float32) * x.scale / counts.astype(np.float32)
     return QTensor(_restored(current_backend().quantize(reals, params), layout), params.scale, params.zero_point)
 

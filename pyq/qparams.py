@@ -113,12 +113,7 @@ def choose_qparams(
     integer = _quantized_dtype(dtype)
     if integer == np.int32:
         raise ValueError("dtype: expected uint8 or int8, got int32")
-    low, high = np.asarray(lo, np.float32), np.asarray(hi, np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"lo, hi: the range to quantize must be finite float32, got {lo!r} to {hi!r}")
-    if (low > high).any():
-        raise ValueError(f"lo, hi: need lo <= hi, got {lo!r} and {hi!r}")
-    low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+    low, high = _range_with_zero(lo, hi)
     if symmetric is None:
         symmetric = integer == np.int8
     bottom, top = _integer_range(integer, symmetric, reduce_range, qmax)
@@ -221,6 +216,16 @@ def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limit
     if ((zeros < limits.min) | (zeros > limits.max)).any():
         raise ValueError(f"zero_point: expected {limits.min} to {limits.max}, got {zero_point!r}")
     return read_only(np.broadcast_to(zeros.astype(np.int32), shape))
+
+
+def _range_with_zero(lo: npt.ArrayLike, hi: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds as float32, checked, and moved so that 0 is between them."""
+    low, high = as_float32("lo", lo), as_float32("hi", hi)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"lo, hi: expected finite float32 numbers, got {lo!r} to {hi!r}")
+    if (low > high).any():
+        raise ValueError(f"lo, hi: expected lo <= hi, got {lo!r} and {hi!r}")
+    return np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
 
 
 def _integer_range(dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qmax: int | None) -> tuple[int, int]:

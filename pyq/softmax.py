@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyq.backends import current_backend
-from pyq.checks import check_activation, check_output
+from pyq.checks import check_activation, check_params
 from pyq.qparams import QParams, normalized_axis
 from pyq.tensor import QTensor
 
@@ -35,5 +35,5 @@ def softmax(x: QTensor, axis: int = -1, out: QParams | None = None) -> np.ndarra
     reals = terms.astype(np.float32) / terms.sum(axis=axis, keepdims=True).astype(np.float32)
     if out is None:
         return reals
-    params = check_output(out)
+    params = check_params("out", out)
     return QTensor(current_backend().quantize(reals, params), params.scale, params.zero_point)

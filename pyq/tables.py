@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pyq.backends import current_backend
-from pyq.checks import check_activation, check_choice, check_output
+from pyq.checks import check_activation, check_choice, check_params
 from pyq.qparams import QParams, choose_qparams, dequantize_array, quantize_array
 from pyq.tensor import QTensor
 
@@ -107,6 +107,7 @@ def unary_table(fn: str | Function, input: QParams, output: QParams | None = Non
     function = FUNCTIONS[check_choice("fn", fn, tuple(FUNCTIONS))] if isinstance(fn, str) else fn
     if not callable(function):
         raise TypeError(f"fn: expected a name or a function, got {type(fn).__name__}")
+    check_params("input", input)
     reals = dequantize_array(np.arange(256, dtype=np.uint8).view(input.dtype), input)
     with np.errstate(all="ignore"):
         values = np.asarray(function(reals.astype(np.float64), **parameters)).astype(np.float32)
@@ -116,7 +117,7 @@ def unary_table(fn: str | Function, input: QParams, output: QParams | None = Non
         raise ValueError(f"fn: {fn!r} is not a number at {reals[np.isnan(values)][0]}, which x can hold")
     if output is None:
         output = choose_qparams(values.min(), values.max(), input.dtype, symmetric=False)
-    check_output(output)
+    check_params("output", output)
     table = quantize_array(values, output).view(np.uint8)
     table.flags.writeable = False
     return UnaryTable(table, input, output)
@@ -135,4 +136,4 @@ def unary(x: QTensor, fn: str | Function, out: QParams | None = None, **paramete
 
 def requantize(x: QTensor, out: QParams) -> QTensor:
     """The same reals with other parameters; bit for bit, dequantize -> quantize."""
-    return unary(x, "identity", check_output(out))
+    return unary(x, "identity", check_params("out", out))

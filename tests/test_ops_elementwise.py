@@ -233,6 +233,8 @@ ZERO = QTensor(np.zeros((2, 1), np.uint8), 1.0)
         (lambda: unary(QTensor(X.data, 1.0, 9), "log"), ValueError, "fn: 'log' is not a number at -9.0"),
         (lambda: unary(X, "log"), ValueError, "finite"),
         (lambda: unary(X, np.sum), ValueError, "fn: expected an element-wise function"),
+        (lambda: unary_table("relu", QParams([1.0], axis=0)), ValueError, "input: expected one scale"),
+        (lambda: unary_table("relu", QParams(1.0, dtype="int32")), ValueError, "input: expected dtype uint8 or int8"),
         (lambda: unary(X, "gelu", approximate="fast"), ValueError, "approximate: expected one of"),
         (lambda: softmax(X.data), TypeError, "x: expected a QTensor"),
         (lambda: softmax(X, 2), ValueError, "axis: expected -2 to 1"),
