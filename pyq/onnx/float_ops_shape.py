@@ -49,7 +49,9 @@ def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
 
 
 def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
-    """Elements of `x` at `indices` along `axis`, place by place."""
+    """Elements of `x` at `indices` along `axis`, place by place; along other axes `indices` may be shorter."""
+    axis %= x.ndim
+    x = x[tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))]
     return np.take_along_axis(x, np.where(indices < 0, indices + x.shape[axis], indices), axis)
 
 
