@@ -45,6 +45,17 @@ def check_params(name: str, params: object) -> QParams:
     return params
 
 
+def check_integer(name: str, value: object, least: int, default: int) -> int:
+    """`value` as an integer not below `least`; `default` when None."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value}")
+    return int(value)
+
+
 def check_integers(name: str, values: Any, count: int, least: int, default: int) -> tuple[int, ...]:
     """`values` as `count` integers, none below `least`; `default` for each when None."""
     if values is None:

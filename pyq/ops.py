@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
-from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_params
+from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer, check_params
 from pyq.geometry import place
 from pyq.packing import PackedWeight, pack
 from pyq.qparams import QParams, as_float32, quantize_array
@@ -217,7 +217,9 @@ def _batched(
     try:
         whole = np.broadcast_shapes(matrices.shape[:-2], tuple(batch))
     except ValueError:
-        raise ValueError(f"shapes: expected batches that broadcast, got {a.shape} and {b_shape}") from None
+        whole = (0,)
+    if 0 in whole:
+        raise ValueError(f"shapes: expected batches that broadcast, not empty, got {a.shape} and {b_shape}")
     packed = [b_at(index) for index in np.ndindex(*batch)]
     owners = np.broadcast_to(np.arange(len(packed)).reshape(batch), whole)
     stack = np.broadcast_to(matrices, (*whole, *matrices.shape[-2:])).reshape(-1, *matrices.shape[-2:])
@@ -246,10 +248,10 @@ def _placed(
     if len(w.shape) != data.ndim:
         raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
     images = data if layout == "NHWC" else np.moveaxis(data, 1, -1)
-    if group is None:
-        group = w.group if isinstance(w, PackedWeight) else 1
-    elif isinstance(w, PackedWeight) and group != w.group:
-        raise ValueError(f"group: the weights were packed for {w.group}, got {group}")
+    packed_group = w.group if isinstance(w, PackedWeight) else None
+    group = check_integer("group", group, 1, default=packed_group or 1)
+    if packed_group not in (None, group):
+        raise ValueError(f"group: the weights were packed for {packed_group}, got {group}")
     if images.shape[-1] != w.shape[1] * group:
         expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
         raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")

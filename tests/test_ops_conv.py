@@ -161,6 +161,8 @@ ROW = QTensor(np.ones((6, 4, 3), np.int8), 0.5)
         (lambda: conv(X, pack(QTensor(np.ones((4, 6), np.int8), 1.0))), ValueError, "w: expected .* 4 dimensions"),
         (lambda: conv(X, W, group=2), ValueError, "x: expected 8 channels .* got 4"),
         (lambda: conv(X, pack(W), group=2), ValueError, "group: the weights were packed for 1, got 2"),
+        (lambda: conv(X, W, group=0), ValueError, "group: expected an integer of at least 1, got 0"),
+        (lambda: conv(X, W, group="1"), TypeError, "group: expected an integer, got '1'"),
         (lambda: conv(X, QTensor(W.data[:, :2], 1.0), group=4), ValueError, "x: expected 8 channels"),
         (lambda: conv(X, QTensor(W.data[:5, :2], 1.0), group=2), ValueError, "group: "),
         (lambda: conv(X, QTensor(W.data, [1.0] * 4, axis=1)), ValueError, "axis 1"),
