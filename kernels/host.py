@@ -67,9 +67,8 @@ def default_isa() -> int:
     return SCALAR if os.environ.get("PYQ_ISA") == "scalar" else available_isas()[-1]
 
 
-def _drop_stale_cache() -> None:
+def drop_stale_cache(folder: Path) -> None:
     """Remove cached code older than any source: Numba itself only watches the file that a function stands in."""
-    folder = Path(__file__).parent
     newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
     for cached in folder.glob("__pycache__/*.nb[ic]"):
         try:
@@ -79,4 +78,4 @@ def _drop_stale_cache() -> None:
             continue
 
 
-_drop_stale_cache()
+drop_stale_cache(Path(__file__).parent)
