@@ -35,9 +35,7 @@ class ModelBuilder:
         fan_in = np.prod(shape[1:]) if len(shape) > 2 else shape[0]
         return self.constant(scale * self.rng.normal(size=shape) / np.sqrt(fan_in))
 
-    def conv(
-        self, x: str, channels: int, filters: int, kernel: int = 3, group: int = 1, **attributes: Any
-    ) -> str:
+    def conv(self, x: str, channels: int, filters: int, kernel: int = 3, group: int = 1, **attributes: Any) -> str:
         weight = self.weight(filters, channels // group, kernel, kernel)
         bias = self.constant(self.rng.normal(size=filters) / 4)
         attributes = {"pads": [kernel // 2] * 4, **attributes}
@@ -112,8 +110,7 @@ def classifier() -> onnx.ModelProto:
 
 
 MODELS = {
-    make.__name__: make
-    for make in (conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier)
+    make.__name__: make for make in (conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier)
 }
 
 

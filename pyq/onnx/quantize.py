@@ -28,7 +28,7 @@ from pyq.quantization.verification import verify
 Feed = Mapping[str, NDArray[Any]]
 
 VERIFIED = 4
-"""Calibration batches that the model is verified on: rounding errors show in few, and each is run three times."""
+"""Calibration batches that the model is verified on; errors of rounding show in a few."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def quantize_model(
     exclude: Collection[str] = (),
     progress: Progress | None = None,
 ) -> QuantizedModel:
-    """Quantize a float model statically: int8 weights, 8-bit activations with ranges observed on `calibration`.
+    """Quantize a float model statically: int8 weights, 8-bit activations in ranges observed on `calibration`.
 
     model: path, bytes or ModelProto of a float32 ONNX model. calibration: real inputs, one mapping of input
     names to arrays per batch; any iterable, read once. evaluate: scores a session, higher is better; called
@@ -81,6 +81,8 @@ def quantize_model(
     """
     if max_drop is not None and evaluate is None:
         raise ValueError("max_drop: needs evaluate, the function that scores a model")
+    if max_drop is not None and not max_drop >= 0:
+        raise ValueError(f"max_drop: expected a number of 0 or more, got {max_drop}")
     recipe = Recipe(activation_dtype, per_channel, reduce_range)
     float_session = Session(model)
     units = select(float_session.graph, op_types=op_types, exclude=exclude)
@@ -101,7 +103,7 @@ def quantize_model(
         scores = {FLOAT: float(evaluate(float_session)), INT8: float(evaluate(int8_session))}
         report.figures.append(Figure("Score", scores, FLOAT, INT8, better="higher"))
         report.problems += _excess(scores, max_drop)
-    report.figures.append(speed_figure(float_session, int8_session, batches.first))
+    report.figures.append(speed_figure(float_session, int8_session, batches.first[:1]))
     sizes = {FLOAT: to_proto(float_session.graph).ByteSize(), INT8: int8_model.ByteSize()}
     report.figures.append(Figure("File size", sizes, FLOAT, INT8, "bytes"))
     report.facts = {"Calibration": f"{batches.count} batches, minmax", "Recipe": str(recipe), **environment()}
@@ -109,7 +111,7 @@ def quantize_model(
 
 
 class _Batches:
-    """The calibration batches, read once. first: copies of the first ones, to verify on; count: how many there were."""
+    """The calibration batches, read once. first: copies of the first ones, to verify on; count: how many."""
 
     def __init__(self, feeds: Iterable[Feed]) -> None:
         self._feeds = feeds
@@ -132,7 +134,8 @@ def _excess(scores: Mapping[str, float], max_drop: float | None) -> list[str]:
     drop = scores[FLOAT] - scores[INT8]
     if max_drop is None or drop <= max_drop:
         return []
-    problem = f"the score falls by {drop:.4g}, from {scores[FLOAT]:.4g} to {scores[INT8]:.4g}; allowed is {max_drop:.4g}"
+    change = f"from {scores[FLOAT]:.4g} to {scores[INT8]:.4g}"
+    problem = f"the score falls by {drop:.4g}, {change}; allowed is {max_drop:.4g}"
     warnings.warn(f"quantize_model: {problem}", UserWarning, stacklevel=3)
     return [problem]
 

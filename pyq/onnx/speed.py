@@ -23,13 +23,11 @@ Feed = Mapping[str, NDArray[Any]]
 Run = Callable[[None, Feed], object]
 
 
-def speed_figure(
-    float_session: Session, int8_session: Session, feeds: Sequence[Feed], rounds: int = 5
-) -> Figure:
-    """The time per input of both models, and of ONNX Runtime on the float model where it is installed.
+def speed_figure(float_session: Session, int8_session: Session, feeds: Sequence[Feed], rounds: int = 5) -> Figure:
+    """The time per batch of both models, and of ONNX Runtime on the float model where it is installed.
 
-    The models take turns, `rounds` times on each of `feeds`; the figure is the mean of the medians, in ms.
-    The baseline is the faster of the float runs: a slow one would flatter int8.
+    They take turns, `rounds` times on each of `feeds`; the figure is the mean of the medians, in ms. The baseline is
+    the faster of the float runs: a slow one would flatter int8.
     """
     runs: dict[str, Run] = {FLOAT: float_session.run, INT8: int8_session.run}
     peer = _onnxruntime(float_session.graph)
@@ -44,11 +42,11 @@ def speed_figure(
             times[name].append(time)
     average = {name: mean(values) for name, values in times.items()}
     baseline = min((name for name in average if name != INT8), key=average.__getitem__)
-    return Figure("Time per input", average, baseline, INT8, "ms")
+    return Figure("Time per batch", average, baseline, INT8, "ms")
 
 
 def _onnxruntime(graph: Graph) -> Run | None:
-    """What runs the graph in ONNX Runtime on as many threads as pyq uses; None when it is not there, or refuses."""
+    """What runs the graph in ONNX Runtime on as many threads as pyq uses; None if it is missing or refuses."""
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime

@@ -13,18 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.quantization.graph import ValueInfo
+from pyq.quantization.graph import Graph
 
 Progress = Callable[[int, int | None, str], None]
 """Called with (steps done, steps in all or None when that is not known, what is being done)."""
 
 
-class Runner(Protocol):
+class FloatModel(Protocol):
     """A model that shows its intermediate values; `pyq.onnx.Session` is one."""
 
-    def get_inputs(self) -> Sequence[ValueInfo]:
-        """The model's inputs."""
-        ...
+    graph: Graph
 
     def run_values(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run on `feeds`, and return the values called `names`."""
@@ -70,7 +68,7 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {"minmax": MinMaxObserver}
 
 
 def calibrate(
-    runner: Runner,
+    model: FloatModel,
     feeds: Iterable[Mapping[str, NDArray[Any]]],
     tensors: Sequence[str],
     *,
@@ -79,7 +77,7 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """The range of each of `tensors` over all feeds, by the observer called `method`.
 
-    runner: the float model. feeds: one mapping from input name to array per batch; consumed once, held one at
+    feeds: one mapping from input name to array per batch; consumed once, held one at
     a time. ValueError when there is no feed, when a feed has unknown or missing inputs, or when an input or
     an observed tensor holds NaN or infinity (the message names it and the batch, counted from 0); TypeError
     when a feed is no mapping.
@@ -87,12 +85,12 @@ def calibrate(
     if method not in OBSERVERS:
         raise ValueError(f"method: got {method!r}, allowed are {', '.join(sorted(OBSERVERS))}")
     observers = {name: OBSERVERS[method]() for name in tensors}
-    inputs = [value.name for value in runner.get_inputs()]
+    inputs = [value.name for value in model.graph.inputs]
     total = length_hint(feeds) or None
     batch = -1
     for batch, feed in enumerate(feeds):
         _check_feed(feed, inputs, batch)
-        for name, value in runner.run_values(list(tensors), feed).items():
+        for name, value in model.run_values(list(tensors), feed).items():
             _check_finite(f"tensor {name!r}", value, batch)
             observers[name].observe(value)
         if progress is not None:
@@ -104,13 +102,9 @@ def calibrate(
 
 def _check_feed(feed: Mapping[str, NDArray[Any]], inputs: Sequence[str], batch: int) -> None:
     if not isinstance(feed, Mapping):
-        raise TypeError(
-            f"calibration: batch {batch}: expected a mapping of input names to arrays, got {type(feed)}"
-        )
+        raise TypeError(f"calibration: batch {batch}: expected a mapping of input names to arrays, got {type(feed)}")
     if set(feed) != set(inputs):
-        raise ValueError(
-            f"calibration: batch {batch}: got the inputs {sorted(feed)}, the model has {sorted(inputs)}"
-        )
+        raise ValueError(f"calibration: batch {batch}: got the inputs {sorted(feed)}, the model has {sorted(inputs)}")
     for name, value in feed.items():
         _check_finite(f"input {name!r}", np.asarray(value), batch)
 

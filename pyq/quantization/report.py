@@ -45,9 +45,7 @@ class Figure:
     def __post_init__(self) -> None:
         for run in (self.baseline, self.subject):
             if run not in self.values:
-                raise ValueError(
-                    f"values: figure {self.name!r} has the runs {list(self.values)}, not {run!r}"
-                )
+                raise ValueError(f"values: figure {self.name!r} has the runs {list(self.values)}, not {run!r}")
         if self.better not in ("lower", "higher"):
             raise ValueError(f"better: got {self.better!r}, allowed are 'lower', 'higher'")
 

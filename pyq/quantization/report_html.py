@@ -49,9 +49,7 @@ def _header(report: Report) -> str:
         verdicts.append((False, f"{differing} of {count} int8 layers differ from the integer reference."))
     elif count:
         verdicts.append((True, f"Exact: all {count} int8 layers equal the integer reference, bit for bit."))
-    lines = "".join(
-        f'<p class="verdict {"good" if good else "bad"}">{escape(text)}</p>' for good, text in verdicts
-    )
+    lines = "".join(f'<p class="verdict {"good" if good else "bad"}">{escape(text)}</p>' for good, text in verdicts)
     kicker = '<p class="kicker">pyq · int8 quantization report</p>'
     return f"<header>{kicker}<h1>{escape(report.title)}</h1>{lines}</header>"
 
@@ -127,11 +125,7 @@ def _samples(samples: Sequence[Sample]) -> str:
     runs = list(dict.fromkeys(run for sample in samples for run in sample.texts))
     rows = []
     for sample in samples:
-        image = (
-            f'<img alt="" src="data:image/png;base64,{b64encode(sample.image).decode()}">'
-            if sample.image
-            else ""
-        )
+        image = f'<img alt="" src="data:image/png;base64,{b64encode(sample.image).decode()}">' if sample.image else ""
         texts = [_marked(sample.texts[run], sample.label) if run in sample.texts else "" for run in runs]
         rows.append((f'{image}<div class="label">{escape(sample.label)}</div>', *texts))
     return _table(("Input and truth", *runs), rows, kind="samples")
@@ -147,11 +141,7 @@ def _marked(text: str, label: str) -> str:
 
 
 def _facts(facts: dict[str, str]) -> str:
-    return (
-        "<dl>"
-        + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-        + "</dl>"
-    )
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()) + "</dl>"
 
 
 def _section(title: str, content: str, present: object) -> str:

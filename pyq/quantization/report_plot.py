@@ -6,7 +6,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyq.quantization.verification import LayerResult
 
@@ -25,6 +25,15 @@ PAGE_COLOURS = {
 NAMED_WORST = 3
 
 
+class Point(NamedTuple):
+    """One layer in the plot."""
+
+    position: int
+    sqnr: float
+    operator: str
+    output: str
+
+
 def sqnr_plot(layers: Sequence[LayerResult]) -> str:
     """An `<svg>` of the finite SQNR of `layers` in their order of execution, one colour per operator.
 
@@ -34,17 +43,21 @@ def sqnr_plot(layers: Sequence[LayerResult]) -> str:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "a report needs matplotlib: pip install 'pyq-int8[report]'", name="matplotlib"
-        ) from error
-    measured = [layer for layer in layers if layer.sqnr is not None and math.isfinite(layer.sqnr)]
+        raise ImportError("a report needs matplotlib: pip install 'pyq-int8[report]'", name="matplotlib") from error
+    points = [
+        Point(layer.index, layer.sqnr, layer.op_type, layer.output)
+        for layer in sorted(layers, key=lambda layer: layer.index)
+        if layer.sqnr is not None and math.isfinite(layer.sqnr)
+    ]
     # Fixed hash salt and no date: the same layers give the same bytes. Text stays text, in the page's font.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pyq", "font.size": 9}):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        _draw(axes, measured)
+        _draw(axes, points)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(
+            stream, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     for drawn, shown in PAGE_COLOURS.items():
@@ -52,42 +65,33 @@ def sqnr_plot(layers: Sequence[LayerResult]) -> str:
     return svg
 
 
-def _draw(axes: Axes, layers: Sequence[LayerResult]) -> None:
-    for colour, (operator, members) in zip(SERIES, _by_operator(layers).items(), strict=False):
-        x = [layer.index for layer in members]
-        y = [layer.sqnr for layer in members]
+def _draw(axes: Axes, points: Sequence[Point]) -> None:
+    for colour, (operator, members) in zip(SERIES, _by_operator(points).items(), strict=False):
+        x, y = [point.position for point in members], [point.sqnr for point in members]
         axes.vlines(x, 0, y, color=colour, linewidth=1, alpha=0.35)
         axes.plot(x, y, "o", color=colour, markersize=4, label=operator)
-    for layer in sorted(layers, key=lambda layer: layer.sqnr or 0)[:NAMED_WORST]:
-        name = layer.output if len(layer.output) <= 28 else f"…{layer.output[-27:]}"
-        axes.annotate(
-            _plain(name),
-            (layer.index, layer.sqnr or 0),
-            (5, -9),
-            textcoords="offset points",
-            color=INK,
-            fontsize=8,
-        )
+    for point in sorted(points, key=lambda point: point.sqnr)[:NAMED_WORST]:
+        name = point.output if len(point.output) <= 28 else f"…{point.output[-27:]}"
+        where = (point.position, point.sqnr)
+        axes.annotate(_plain(name), where, (5, -9), textcoords="offset points", color=INK, fontsize=8)
     axes.set_xlabel("int8 layers in order of execution", color=MUTED)
     axes.set_ylabel("SQNR in dB", color=MUTED)
     axes.tick_params(colors=MUTED, length=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    axes.set_ylim(bottom=min(0, *(layer.sqnr or 0 for layer in layers), 0))
-    if layers:
-        axes.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(SERIES), frameon=False, labelcolor=INK
-        )
+    axes.set_ylim(bottom=min([0, *(point.sqnr for point in points)]))
+    if points:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(SERIES), frameon=False, labelcolor=INK)
 
 
-def _by_operator(layers: Sequence[LayerResult]) -> dict[str, list[LayerResult]]:
-    """The layers by operator: the most frequent operators by name, what is left as "others"."""
-    counts = Counter(layer.op_type for layer in layers).most_common()
+def _by_operator(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The points by operator: the most frequent operators by name, what is left as "others"."""
+    counts = Counter(point.operator for point in points).most_common()
     named = [operator for operator, _ in counts[: len(SERIES) - (len(counts) > len(SERIES))]]
-    groups: dict[str, list[LayerResult]] = {operator: [] for operator in named}
-    for layer in layers:
-        groups.setdefault(layer.op_type if layer.op_type in named else "others", []).append(layer)
+    groups: dict[str, list[Point]] = {operator: [] for operator in named}
+    for point in points:
+        groups.setdefault(point.operator if point.operator in named else "others", []).append(point)
     return groups
 
 

@@ -51,9 +51,7 @@ class Unit:
     moves: bool = False
 
 
-def select(
-    graph: Graph, *, op_types: Collection[str] | None = None, exclude: Collection[str] = ()
-) -> list[Unit]:
+def select(graph: Graph, *, op_types: Collection[str] | None = None, exclude: Collection[str] = ()) -> list[Unit]:
     """The units of `graph` to be quantized, in graph order.
 
     op_types: the operators to consider, of `OPERATORS`; all of them by default. Element-wise activations
@@ -118,22 +116,19 @@ def _candidates(graph: Graph, considered: Collection[str]) -> list[Unit]:
 
 
 def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None]) -> Unit | None:
-    """The unit of a Conv, Gemm or MatMul whose weights are float32 constants, with its bias; None for others."""
+    """The unit of a Conv, Gemm or MatMul with constant float32 weights, and its bias; None for others."""
     if len(node.inputs) < 2 or node.inputs[0] in graph.constants:
         return None
     weight = graph.constants.get(node.inputs[1])
     if weight is None or weight.dtype != np.float32:
         return None
-    unit = Unit(
-        (node,), (node.inputs[0],), node.outputs[0], Weights(node.inputs[1], _output_axis(node, weight))
-    )
+    unit = Unit((node,), (node.inputs[0],), node.outputs[0], Weights(node.inputs[1], _output_axis(node, weight)))
     if node.op_type == "MatMul":
         return _with_bias_add(unit, weight, sole_reader(unit.output), graph) if weight.ndim == 2 else None
     if node.op_type == "Conv" and weight.ndim not in (3, 4):
         return None
     if node.op_type == "Gemm" and (
-        node.attributes.get("transA", 0)
-        or {node.attributes.get(scale, 1.0) for scale in ("alpha", "beta")} != {1.0}
+        node.attributes.get("transA", 0) or {node.attributes.get(scale, 1.0) for scale in ("alpha", "beta")} != {1.0}
     ):
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else None
@@ -185,9 +180,5 @@ def _check_names(argument: str, given: Collection[str], known: Collection[str]) 
         raise TypeError(f"{argument}: expected a collection of names, got the string {given!r}")
     unknown = sorted(set(given).difference(known))
     if unknown:
-        choices = (
-            ", ".join(sorted(known))
-            if len(known) < 20
-            else "names of nodes and of their outputs in the graph"
-        )
+        choices = ", ".join(sorted(known)) if len(known) < 20 else "names of nodes and of their outputs in the graph"
         raise ValueError(f"{argument}: got {', '.join(map(repr, unknown))}, allowed are {choices}")

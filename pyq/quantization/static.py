@@ -27,7 +27,7 @@ BIAS_LIMIT = 2**30
 """Largest magnitude of a quantized bias: the other half of int32 is left to the sum of products."""
 
 SMALLEST_PRODUCT = 2.0**-100
-"""Least `input scale * weight scale`; a channel of zero weights would have none. Far from float32 underflow."""
+"""Least `input scale * weight scale`, for channels of zero weights; far from the underflow of float32."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def calibrated_tensors(units: list[Unit]) -> list[str]:
-    """The activations whose range has to be observed: all quantized ones but those that keep another's parameters."""
+    """The activations whose range has to be observed: all quantized ones that keep no other's parameters."""
     kept = {unit.output for unit in units if unit.moves}
     return [name for name in quantized_tensors(units) if name not in kept]
 
@@ -78,9 +78,7 @@ def insert_qdq(graph: Graph, units: list[Unit], params: Mapping[str, QParams], r
     weight is not finite.
     """
     if graph.opset < MIN_OPSET:
-        raise ValueError(
-            f"graph: opset {graph.opset} has no per-channel quantization, {MIN_OPSET} or later is needed"
-        )
+        raise ValueError(f"graph: opset {graph.opset} has no per-channel quantization, {MIN_OPSET} or later is needed")
     writer = _Writer(graph.copy(), params, recipe)
     copies = dict(zip(graph.nodes, writer.graph.nodes, strict=True))
     units = [replace(unit, nodes=tuple(copies[node] for node in unit.nodes)) for unit in units]
@@ -93,7 +91,7 @@ def insert_qdq(graph: Graph, units: list[Unit], params: Mapping[str, QParams], r
 
 
 class _Writer:
-    """Rewrites one graph in place. The names it makes are unique, its nodes are appended without regard to order."""
+    """Rewrites one graph in place. The names it makes are unique; its nodes are appended in any order."""
 
     def __init__(self, graph: Graph, params: Mapping[str, QParams], recipe: Recipe) -> None:
         self.graph = graph
@@ -114,9 +112,7 @@ class _Writer:
         params = weight_params(weight, weights.axis, bias, input_scale, self.recipe)
         self._replace(unit, weights.name, self._dequantized_weight(weights, weight, params))
         if weights.bias is not None and bias is not None:
-            self._replace(
-                unit, weights.bias, self._dequantized_bias(weights.bias, bias, input_scale * params.scale)
-            )
+            self._replace(unit, weights.bias, self._dequantized_bias(weights.bias, bias, input_scale * params.scale))
 
     def quantize_activations(self, units: list[Unit]) -> None:
         """Put QuantizeLinear and DequantizeLinear behind every activation that a unit reads."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq.qparams import QParams, dequantize_array
-from pyq.quantization.calibration import Progress
+from pyq.quantization.calibration import FloatModel, Progress
 from pyq.quantization.graph import Graph
 
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -88,21 +88,12 @@ class Verification:
     outputs: dict[str, float]
 
 
-class FloatModel(Protocol):
-    """The model to compare with; `pyq.onnx.Session` is one."""
-
-    graph: Graph
-
-    def run_values(self, names: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Run on `feeds`, and return the values called `names`."""
-        ...
-
-
 class Step(Protocol):
-    """One operation of a compiled model, and the names of the values it makes."""
+    """One operation of a compiled model, and the names of the values it reads and makes."""
 
     name: str
     op_type: str
+    inputs: list[str]
     outputs: list[str]
 
 
@@ -162,9 +153,7 @@ def count_mismatches(made: NDArray[Any], expected: NDArray[Any]) -> int:
     if made.shape != expected.shape or made.dtype != expected.dtype:
         return made.size
     bits = f"u{made.dtype.itemsize}"
-    return int(
-        np.count_nonzero(np.ascontiguousarray(made).view(bits) != np.ascontiguousarray(expected).view(bits))
-    )
+    return int(np.count_nonzero(np.ascontiguousarray(made).view(bits) != np.ascontiguousarray(expected).view(bits)))
 
 
 def _badness(layer: LayerResult) -> tuple[bool, float]:
@@ -215,15 +204,11 @@ class _Comparison:
 
     def __init__(self, float_model: FloatModel, int8_model: Int8Model) -> None:
         self._tensors = _tensors(int8_model.graph)
-        made = (
-            self._tensors[name].name
-            for step in int8_model.steps
-            for name in step.outputs
-            if name in self._tensors
-        )
+        made = [name for step in int8_model.steps if self._reads_integers(step) for name in step.outputs]
         outputs = int8_model.graph.output_names
+        wanted = [self._tensors[name].name for name in [*made, *outputs] if name in self._tensors]
         known = float_model.graph.consumers()
-        self.names = [name for name in dict.fromkeys([*made, *outputs]) if name in known]
+        self.names = [name for name in dict.fromkeys(wanted) if name in known]
         self.truth: Mapping[str, NDArray[Any]] = {}
         self.layers: dict[str, _Layer] = {}
         self.outputs = {name: Noise() for name in outputs if name in known}
@@ -242,6 +227,11 @@ class _Comparison:
                     self.truth[layer.tensor.name], made if params is None else dequantize_array(made, params)
                 )
 
+    def _reads_integers(self, step: Step) -> bool:
+        """Whether the step reads the output of a QuantizeLinear, or integers that only fusion has made."""
+        found = [self._tensors.get(name) for name in step.inputs]
+        return any(tensor is None or tensor.params is not None for tensor in found)
+
     def _layer(self, step: Step, name: str, dtype: np.dtype[Any]) -> _Layer:
         tensor = self._tensors.get(name, _Tensor(name))
         comparable = tensor.name in self.truth and (tensor.params is not None or dtype.kind == "f")
@@ -249,7 +239,7 @@ class _Comparison:
 
 
 def _tensors(graph: Graph) -> dict[str, _Tensor]:
-    """What the values of a graph stand for: the output of a QuantizeLinear for its input, others for themselves."""
+    """What the values of a graph stand for: the output of a QuantizeLinear for its input, others for itself."""
     tensors = {name: _Tensor(name) for name in graph.consumers()}
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear" and len(node.inputs) == 3:
