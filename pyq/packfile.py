@@ -2,15 +2,15 @@
 
 0   8 bytes  magic "PYQPACK\\0"
 8   u32      version, 1 (little endian, as all numbers)
-12  u32      length of the JSON text that follows at 24
-16  u32      CRC-32 of everything behind the header (JSON text, padding and arrays)
-20  u32      zero
-24  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array dtype, shape and start
+12  u32      length of the JSON text that follows at 20
+16  u32      CRC-32 of all other bytes
+20  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array shape and start
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zlib
@@ -26,8 +26,16 @@ from pyq.panels import ALIGNMENT, LAYOUT_NAMES, NR, PANEL_DTYPE, STEP_BYTES, Pan
 
 MAGIC = b"PYQPACK\0"
 VERSION = 1
-HEADER = struct.Struct("<8sIIII")
-ARRAYS = ("scale", "zero_point", "colsum", "panels", "order", "data")
+HEADER = struct.Struct("<8sIII")
+CHECKSUM_AT = 16
+ARRAYS = {
+    "scale": np.dtype("<f4"),
+    "zero_point": np.dtype("<i4"),
+    "colsum": np.dtype("<i4"),
+    "panels": PANEL_DTYPE,
+    "order": np.dtype("<i4"),
+    "data": np.dtype("u1"),
+}
 
 
 def _round_up(position: int) -> int:
@@ -53,8 +61,8 @@ def save(w: PackedWeight, path: str | os.PathLike[str]) -> None:
     for name in ARRAYS:
         body += getattr(w, name).tobytes()
         body += bytes(-(HEADER.size + len(body)) % ALIGNMENT)
-    header = HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(body), 0)
-    write_file(path, header + body)
+    start = HEADER.pack(MAGIC, VERSION, len(text), 0)[:CHECKSUM_AT]
+    write_file(path, start + struct.pack("<I", zlib.crc32(body, zlib.crc32(start))) + body)
 
 
 def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedWeight:
@@ -69,22 +77,21 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> PackedWeight:
         return _parse(content)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{os.fspath(path)}: damaged description ({error})") from None
 
 
 def _parse(content: NDArray[np.uint8]) -> PackedWeight:
     if content.size < HEADER.size or content[:8].tobytes() != MAGIC:
         raise FormatError("not a packed weight: it does not start with the magic PYQPACK")
-    _, version, text_size, checksum, _ = HEADER.unpack(content[: HEADER.size].tobytes())
+    _, version, text_size, checksum = HEADER.unpack(content[: HEADER.size].tobytes())
     if version != VERSION:
         raise FormatError(f"version {version}, this pyq reads version {VERSION}")
-    if zlib.crc32(memoryview(content[HEADER.size :])) != checksum:
+    if zlib.crc32(content[HEADER.size :].data, zlib.crc32(content[:CHECKSUM_AT].data)) != checksum:
         raise FormatError("the checksum differs: the file is damaged or cut off")
     fields = json.loads(content[HEADER.size : HEADER.size + text_size].tobytes())
     section = content[_round_up(HEADER.size + text_size) :]
-    dtypes: tuple[np.dtype[Any], ...] = (np.dtype("<f4"), np.dtype("<i4"), np.dtype("<i4"), PANEL_DTYPE, np.dtype("<i4"), np.dtype("u1"))
-    arrays = {name: _array(section, fields["arrays"][name], dtype) for name, dtype in zip(ARRAYS, dtypes, strict=True)}
+    arrays = {name: _array(section, fields["arrays"][name], dtype) for name, dtype in ARRAYS.items()}
     panels = Panels(arrays["panels"], arrays["order"], arrays["data"])
     w = PackedWeight(
         fields["kind"],
@@ -98,41 +105,66 @@ def _parse(content: NDArray[np.uint8]) -> PackedWeight:
         panels,
         arrays["colsum"],
     )
+    _check_shape(w)
     _check_panels(w)
     return w
 
 
 def _array(section: NDArray[np.uint8], entry: dict[str, Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    size = int(np.prod(entry["shape"], dtype=np.int64)) * dtype.itemsize
+    size = math.prod(entry["shape"]) * dtype.itemsize
     start = entry["start"]
-    if start < 0 or start % ALIGNMENT or start + size > section.size:
+    if start < 0 or size < 0 or start % ALIGNMENT or start + size > section.size:
         raise FormatError(f"an array of {size} bytes at {start} lies outside the file")
     return section[start : start + size].view(dtype).reshape(entry["shape"])
 
 
+def _check_shape(w: PackedWeight) -> None:
+    """Steps and row offsets are computed from these fields, so they decide what a kernel reads of an image."""
+    integers = (*w.shape, w.group, w.amax, w.runs_per_row)
+    width = w.kernel_shape[1]
+    good = (
+        w.dtype in (np.int8, np.uint8)
+        and all(type(value) is int and value > 0 for value in integers)
+        and w.amax <= 255
+        and (w.kind == "gemm") == (len(w.shape) == 2)
+        and len(w.shape) in (2, 3, 4)
+        and w.columns % w.group == 0
+    )
+    if w.kind == "gemm":
+        good = good and w.group == w.runs_per_row == 1
+    elif w.kind == "conv":
+        good = good and (w.runs_per_row == width or w.runs_per_row == w.group == 1)
+    else:
+        good = good and w.kind == "depthwise" and w.shape[:2] == (w.group, 1) and w.runs_per_row == width
+    if not good:
+        raise FormatError(f"no {w.kind!r} weights have shape {w.shape}, group {w.group} and amax {w.amax}")
+
+
 def _check_panels(w: PackedWeight) -> None:
     """A kernel trusts these numbers, so a file may not send it out of bounds even when its checksum is right."""
-    table, steps = w.panels, w.panels["steps"].astype(np.int64)
-    layout = table["layout"]
-    known = ((layout >= 0) & (layout < len(LAYOUT_NAMES))).all()
-    depthwise = w.kind == "depthwise"
-    sizes = steps * np.array(STEP_BYTES)[layout] if known else steps
+    if not (w.panels.ndim == w.order.ndim == w.data.ndim == 1 and len(w.panels) and len(w.order)):
+        raise FormatError("the panel table, the order and the data must be lists that are not empty")
+    table, layout, steps = w.panels, w.panels["layout"], w.panels["steps"].astype(np.int64)
+    if not ((layout >= 0) & (layout < len(LAYOUT_NAMES))).all():
+        raise FormatError("unknown panel layout")
+    sizes = steps * np.array(STEP_BYTES)[layout]
+    columns = table["column"].astype(np.int64)
+    ends = columns + table["columns"]
+    per_group = w.columns if w.kind == "depthwise" else w.columns // w.group
     good = (
-        known
-        and w.kind in ("gemm", "conv", "depthwise")
-        and 1 <= w.amax <= 255
-        and (steps > 0).all()
-        and ((table["data"] >= 0) & (table["data"] + sizes <= w.data.size) & (table["data"] % 4 == 0)).all()
-        and ((table["order"] >= 0) & (table["order"] + steps <= w.order.size)).all()
-        and ((table["columns"] > 0) & (table["columns"] <= NR) & (table["column"] >= 0)).all()
-        and (table["column"].astype(np.int64) + table["columns"] <= w.columns).all()
-        and ((layout == LAYOUT_NAMES.index("taps16")) == depthwise).all()
+        (steps > 0).all()
+        and ((table["data"] >= 0) & (table["data"] <= w.data.size - sizes) & (table["data"] % 4 == 0)).all()
+        and ((table["order"] >= 0) & (table["order"] <= w.order.size - steps)).all()
+        and ((table["columns"] > 0) & (table["columns"] <= NR)).all()
+        and np.array_equal(columns, [0, *ends[:-1]])  # every column once, and no panel across two groups
+        and ends[-1] == w.columns
+        and (columns // per_group == (ends - 1) // per_group).all()
+        and ((layout == LAYOUT_NAMES.index("taps16")) == (w.kind == "depthwise")).all()
         and not (steps[layout != LAYOUT_NAMES.index("pairs16")] % 2).any()
         and (table["row_offset"] == _row_offsets(w)).all()
         and w.colsum.shape == (w.columns,)
         and w.scale.shape in ((), (w.columns,))
         and w.zero_point.shape == w.scale.shape
-        and w.order.size
         and 0 <= int(w.order.min()) <= int(w.order.max()) < w.entries
     )
     if not good:

@@ -179,6 +179,10 @@ class PackedWeight:
 
         return load(path, mmap=mmap)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        form = self.kind, self.shape, self.dtype, self.scale, self.zero_point, self.group, self.amax, self.runs_per_row
+        return PackedWeight, (*form, Panels(self.panels, self.order, self.data), self.colsum)
+
     def __repr__(self) -> str:
         group = f", group={self.group}" if self.group > 1 else ""
         form = f"{self.kind}, shape={self.shape}, dtype={self.dtype}{group}"
