@@ -151,9 +151,10 @@ def _channels_first(x: QTensor, layout: str) -> np.ndarray:
     check_choice("layout", layout, LAYOUTS)
     if x.ndim < 3:
         raise ValueError(f"x: expected at least 3 dimensions, {layout} with any number of H and W, got {x.shape}")
-    if 0 in x.shape[2:] or 0 in x.shape[1:-1]:
+    images = x.data if layout == "NCHW" else np.moveaxis(x.data, -1, 1)
+    if 0 in images.shape[2:]:
         raise ValueError(f"x: expected spatial dimensions of at least 1, got {x.shape}")
-    return x.data if layout == "NCHW" else np.moveaxis(x.data, -1, 1)
+    return images
 
 
 def _restored(data: np.ndarray, layout: str) -> np.ndarray:

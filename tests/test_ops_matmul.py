@@ -235,6 +235,7 @@ TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
         (lambda: matmul_integer(X.data, W.data[0]), ValueError, r"b: expected \[..., K, N\]"),
         (lambda: matmul_integer(X.data, W.data.T), ValueError, "same K"),
         (lambda: matmul_integer(X.data[0, 0], W.data), ValueError, "same K"),
+        (lambda: matmul_integer(np.ones((0, 2, 3), "u1"), np.ones((0, 3, 4), "u1")), ValueError, "not empty"),
         (lambda: matmul_integer(np.ones((2, 2, 3), "u1"), np.ones((3, 3, 4), "u1")), ValueError, "broadcast"),
         (
             lambda: matmul_integer(X.data, W.data, 256),
