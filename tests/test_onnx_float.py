@@ -206,6 +206,34 @@ def test_convolutions(
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "attributes"),
+    [
+        ((2, 3, 9), (3, 4, 3), {"strides": [2], "pads": [1, 0]}),
+        ((1, 3, 5, 4), (3, 2, 3, 3), {"strides": [3, 2], "pads": [1, 2, 0, 1], "output_padding": [1, 1]}),
+        ((1, 3, 5, 4), (3, 2, 3, 2), {"dilations": [2, 3]}),
+        ((1, 3, 5, 4), (3, 2, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_transposed_convolutions(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    x, w = normal(*x_shape), normal(*w_shape)
+    for bias in (None, normal(w_shape[1])):
+        got, expected = (
+            run("ConvTranspose", x, w, bias, **attributes),
+            run_node("ConvTranspose", x, w, bias, **attributes),
+        )
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_a_transposed_convolution_are_independent() -> None:
+    x, w = normal(2, 6, 5, 4), normal(6, 3, 2, 2)
+    halves = [run("ConvTranspose", x[:, half], w[half], strides=[2, 1]) for half in (slice(0, 3), slice(3, 6))]
+    got = run("ConvTranspose", x, w, strides=[2, 1], group=2)
+    np.testing.assert_allclose(got, np.concatenate(halves, 1), rtol=1e-5, atol=1e-6)
+
+
 def test_a_convolution_in_slabs_is_the_convolution() -> None:
     x, w = normal(2, 32, 61, 70), normal(8, 32, 3, 3)
     got, expected = conv(x, w, strides=[2, 1], dilations=[2, 1]), conv_float(x, w, None, [2, 1], None, [2, 1])

@@ -18,7 +18,7 @@ from onnx import TypeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from pyq.errors import UnsupportedOperator
-from pyq.onnx import float_ops_conv, float_ops_math, float_ops_shape
+from pyq.onnx import float_ops_conv, float_ops_math, float_ops_pool, float_ops_shape
 from pyq.onnx.export import node_proto
 from pyq.onnx.step import Buffers
 from pyq.quantization.float_elementwise import ELEMENTWISE
@@ -28,6 +28,7 @@ FLOAT_OPS: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE,
     **float_ops_math.OPERATORS,
     **float_ops_conv.OPERATORS,
+    **float_ops_pool.OPERATORS,
     **float_ops_shape.OPERATORS,
 }
 

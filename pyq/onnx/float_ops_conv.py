@@ -1,4 +1,4 @@
-"""Convolution and pooling in float, on NCHW arrays of any number of spatial dimensions."""
+"""Convolution in float, on NCHW arrays of any number of spatial dimensions."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def conv(
 ) -> Array:
     """ONNX Conv: x [N, C, *size], w [M, C / group, *kernel], b [M] -> [N, M, *out].
 
-    1x1 kernels are one matrix product, depthwise ones multiply and add tap by tap, all others im2col and BLAS.
+    1x1 kernels are one matrix product, depthwise ones a product with band matrices, all others im2col and BLAS.
     """
     if x.ndim != w.ndim or x.shape[1] != w.shape[1] * group:
         raise ValueError(f"expected an input [N, {w.shape[1] * group}, ...] of {w.ndim} dimensions, got {x.shape}")
     placement = place(x.shape[2:], w.shape[2:], strides, pads, dilations, auto_pad)
-    padded = _padded(x, placement, 0)
+    image = padded(x, placement, 0)
     if group == x.shape[1] == w.shape[0] and group > 1:
-        y = _depthwise(padded, w, placement)
+        y = _depthwise(image, w, placement)
     elif math.prod(placement.kernel) == 1 and group == 1:
-        y = _pointwise(next(_taps(padded, placement)), w)
+        y = _pointwise(next(taps(image, placement)), w)
     else:
-        y = _by_slabs(padded, w, group, placement)
+        y = _by_slabs(image, w, group, placement)
     if b is not None:
         y += b.reshape(-1, *[1] * len(placement.out))
     return y
 
 
-def _padded(x: Array, placement: Placement, value: Any) -> Array:
+def padded(x: Array, placement: Placement, value: Any) -> Array:
     """`x` with `value` around it, as far as the windows reach; `x` itself when they do not reach beyond it."""
     inside: list[slice] = []
     sizes: list[int] = []
@@ -63,17 +63,17 @@ def _padded(x: Array, placement: Placement, value: Any) -> Array:
         sizes.append(max(begin + n, end))
     if tuple(sizes) == x.shape[2:]:
         return x
-    padded = np.full((*x.shape[:2], *sizes), value, x.dtype)
-    padded[(slice(None), slice(None), *inside)] = x  # Python 3.10 has no star in an index
-    return padded
+    image = np.full((*x.shape[:2], *sizes), value, x.dtype)
+    image[(slice(None), slice(None), *inside)] = x  # Python 3.10 has no star in an index
+    return image
 
 
-def _taps(padded: Array, placement: Placement) -> Iterator[Array]:
-    """For each kernel position in row-major order: the elements it meets, a view [N, C, *out]."""
+def taps(image: Array, placement: Placement) -> Iterator[Array]:
+    """For each kernel position in row-major order: the elements of a padded image it meets, a view [N, C, *out]."""
     for position in np.ndindex(*placement.kernel):
         along = zip(position, placement.dilations, placement.strides, placement.out, strict=True)
         places = tuple(slice(k * d, k * d + s * (n - 1) + 1, s) for k, d, s, n in along)
-        yield padded[(slice(None), slice(None), *places)]
+        yield image[(slice(None), slice(None), *places)]
 
 
 def _pointwise(x: Array, w: Array) -> Array:
@@ -89,14 +89,10 @@ def _by_slabs(x: Array, w: Array, group: int, placement: Placement) -> Array:
     rows = max(1, COLUMN_BYTES // row_bytes)
     for image, start in itertools.product(range(len(x)), range(0, height, rows)):
         stop = min(start + rows, height)
-        slab = x[
-            image : image + 1,
-            :,
-            start * stride : (stop - 1) * stride + (placement.kernel[0] - 1) * dilation + 1,
-        ]
-        y[image : image + 1, :, start:stop] = conv_float(
-            slab, w, None, placement.strides, None, placement.dilations, group
-        )
+        end = (stop - 1) * stride + (placement.kernel[0] - 1) * dilation + 1
+        slab = x[image : image + 1, :, start * stride : end]
+        part = conv_float(slab, w, None, placement.strides, None, placement.dilations, group)
+        y[image : image + 1, :, start:stop] = part
     return y
 
 
@@ -106,11 +102,11 @@ def _depthwise(x: Array, w: Array, placement: Placement) -> Array:
     Most of that matrix is zeros, but a product with it is still faster than NumPy's multiply and add tap by tap.
     """
     (n, c, *_), (*rest, width) = x.shape, placement.out
-    *kernel, taps = placement.kernel
+    *kernel, last = placement.kernel
     *strides, stride = placement.strides
     *dilations, dilation = placement.dilations
     bands = -(-width // BAND)
-    reach = (taps - 1) * dilation + 1
+    reach = (last - 1) * dilation + 1
     span = (BAND - 1) * stride + reach
     missing = (bands - 1) * BAND * stride + span - x.shape[-1]
     if missing > 0:
@@ -132,6 +128,39 @@ def _depthwise(x: Array, w: Array, placement: Placement) -> Array:
     return y
 
 
+def conv_transpose(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Array:
+    """ONNX ConvTranspose: x [N, C, *size], w [C, M / group, *kernel], b [M] -> [N, M, *out].
+
+    One matrix product gives what each input element adds to the outputs under the kernel; these are then added up.
+    """
+    (n, c, *size), kernel = x.shape, w.shape[2:]
+    if x.ndim != w.ndim or c != len(w):
+        raise ValueError(f"expected an input [N, {len(w)}, ...] of {w.ndim} dimensions, got {x.shape}")
+    rank = len(kernel)
+    strides, dilations = strides or [1] * rank, dilations or [1] * rank
+    pads, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
+    weight = w.reshape(group, c // group, -1).transpose(0, 2, 1)
+    parts = (weight @ x.reshape(n, group, c // group, -1)).reshape(n, group * w.shape[1], *kernel, *size)
+    along = list(zip(size, kernel, strides, dilations, extra, strict=True))
+    full = np.zeros((*parts.shape[:2], *((m - 1) * s + (k - 1) * d + 1 + e for m, k, s, d, e in along)), parts.dtype)
+    for position in np.ndindex(*kernel):
+        places = (slice(i * d, i * d + s * (m - 1) + 1, s) for i, (m, _, s, d, _) in zip(position, along, strict=True))
+        full[(slice(None), slice(None), *places)] += parts[(slice(None), slice(None), *position)]
+    y = full[(slice(None), slice(None), *(slice(pads[i], full.shape[2 + i] - pads[i + rank]) for i in range(rank)))]
+    return y if b is None else y + b.reshape(-1, *[1] * rank)
+
+
 def batch_normalization(
     x: Array,
     scale: Array,
@@ -148,73 +177,8 @@ def batch_normalization(
     return x * factor.reshape(channel) + (bias - mean * factor).reshape(channel)
 
 
-def max_pool(
-    x: Array,
-    *,
-    kernel_shape: Sequence[int],
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    dilations: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Array:
-    """Largest element of each window; padding never wins."""
-    placement = place(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, bool(ceil_mode))
-    views = _taps(_padded(x, placement, -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min), placement)
-    y = next(views).copy()
-    for view in views:
-        np.maximum(y, view, out=y)
-    return y
-
-
-def average_pool(
-    x: Array,
-    *,
-    kernel_shape: Sequence[int],
-    auto_pad: str = "NOTSET",
-    ceil_mode: int = 0,
-    count_include_pad: int = 0,
-    dilations: Sequence[int] | None = None,
-    pads: Sequence[int] | None = None,
-    strides: Sequence[int] | None = None,
-) -> Array:
-    """Mean of each window, over the elements of `x` alone or, if `count_include_pad`, over its padding too."""
-    placement = place(x.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, bool(ceil_mode))
-    views = _taps(_padded(x, placement, 0), placement)
-    y = next(views).copy()
-    for view in views:
-        y += view
-    y /= _counts(x.shape[2:], placement, bool(count_include_pad)).astype(x.dtype)
-    return y
-
-
-def _counts(size: Sequence[int], placement: Placement, include_pad: bool) -> Array:
-    """How many elements each window holds, [*out]: those of the input, or also those of its padding."""
-    total, rank = np.ones((), np.int64), len(size)
-    for i, n in enumerate(size):
-        before, after = placement.pads[i], placement.pads[i + rank]
-        places = np.arange(placement.out[i])[:, None] * placement.strides[i] - before
-        places = places + np.arange(placement.kernel[i]) * placement.dilations[i]
-        held = places < n + after if include_pad else (places >= 0) & (places < n)
-        total = total[..., None] * held.sum(axis=1)
-    return total
-
-
-def global_average_pool(x: Array) -> Array:
-    """Mean over all spatial axes, kept with length 1."""
-    return x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)
-
-
-def global_max_pool(x: Array) -> Array:
-    """Largest element over all spatial axes, kept with length 1."""
-    return x.max(axis=tuple(range(2, x.ndim)), keepdims=True)
-
-
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Conv": conv,
-    "GlobalAveragePool": global_average_pool,
-    "GlobalMaxPool": global_max_pool,
-    "MaxPool": max_pool,
+    "ConvTranspose": conv_transpose,
 }
