@@ -165,7 +165,8 @@ def _check_panels(w: PackedWeight) -> None:
         and w.colsum.shape == (w.columns,)
         and w.scale.shape in ((), (w.columns,))
         and w.zero_point.shape == w.scale.shape
-        and 0 <= int(w.order.min()) <= int(w.order.max()) < w.entries
+        and int(w.order.min()) >= 0
+        and int(w.order.max()) == w.entries - 1  # every quad has a step, so the shape is not larger than the weights
     )
     if not good:
         raise FormatError("the panel table does not fit the weights")
