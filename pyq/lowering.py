@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.packing import PackedWeight
-from pyq.panels import PAIRS16
+from pyq.panels import NR, PAIRS16
 from pyq.qparams import QParams
 
 SLACK = 64  # elements behind a buffer that a kernel may read
@@ -113,7 +113,7 @@ def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: Conv
 
     data = words = None
     if w.layouts != {PAIRS16}:
-        usable = not shift and not any(geometry.pads) and c % panel_width(w) == 0 and x.flags.c_contiguous
+        usable = not shift and not any(geometry.pads) and x.flags.c_contiguous and reads_exactly(w, c)
         data = x.reshape(-1) if usable else padded("data", np.uint8, _as_bytes)
     if PAIRS16 in w.layouts:
         words = padded("words", np.int16, _as_words)
@@ -123,9 +123,9 @@ def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: Conv
     return Rows(data, words, n, out_h, out_w, shape[1] * row, stride_h * row, stride_w * c, zero)
 
 
-def panel_width(w: PackedWeight) -> int:
-    """Channels that a kernel reads at once: the 16 of a depthwise panel, the 4 of a quad."""
-    return 16 if w.kind == "depthwise" else 4
+def reads_exactly(w: PackedWeight, channels: int) -> bool:
+    """Whether the kernels read nothing behind the images: whole quads, or whole panels of 16 channels."""
+    return channels % NR == 0 if w.kind == "depthwise" else w.run % 4 == 0
 
 
 def conv_offsets(x: NDArray[Any], w: PackedWeight, geometry: ConvGeometry) -> NDArray[np.int32]:
