@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from pyq.onnx.step import Step
 
 Array = NDArray[Any]
-Signature = tuple[tuple[tuple[int, ...], str], ...]
+Signature = tuple[Any, ...]
 
 ALIGNMENT = 64
 """Pieces of an arena begin on a cache line."""
@@ -86,7 +86,7 @@ class Plan:
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run all steps on the values `feeds`; returns the outputs by name (which may be among the feeds)."""
-        signature = tuple((np.shape(x), str(getattr(x, "dtype", type(x)))) for x in feeds.values())
+        signature = tuple((x.shape, x.dtype) if isinstance(x, np.ndarray) else type(x) for x in feeds.values())
         with self._lock:
             layout = self._layouts.get(signature)
             if layout is not None:
