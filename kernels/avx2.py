@@ -130,7 +130,7 @@ def _microkernel(emit: Emit, steps: int, weight_bytes: int) -> Any:
             starts = [builder.gep(rows.data, [builder.add(first, I64(r))]) for r in range(mr.literal_value)]
             row_pointers = [builder.gep(base.data, [builder.load(start)]) for start in starts]
             zero = ir.Constant(I32X8, [0] * 8)
-            tile = [[cgutils.alloca_once_value(builder, zero) for _ in (0, 1)] for _ in row_pointers]
+            tile = [[cgutils.alloca_once(builder, I32X8) for _ in (0, 1)] for _ in row_pointers]
             for half in (half for row in tile for half in row):
                 builder.store(zero, half)
             with cgutils.for_range(builder, builder.udiv(offsets.nitems, I64(steps))) as turn:

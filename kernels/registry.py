@@ -8,8 +8,6 @@ from pyq.panels import LAYOUT_NAMES, NR, PAIRS16, QUADS8, TAPS16
 
 from .host import AVX2, ISA_NAMES, SCALAR, available_isas
 
-_LAYOUT_OPERATIONS = {PAIRS16: "gemm", QUADS8: "gemm", TAPS16: "depthwise"}
-
 MICROKERNELS = (
     (SCALAR, PAIRS16, 1, 1),
     (SCALAR, QUADS8, 1, 1),
@@ -27,34 +25,29 @@ MICROKERNELS = (
 """Instruction set, panel layout, rows of the tile, steps that share a widening multiply."""
 
 
+def _record(operation: str, name: str, isa: int, layout: str, mr: int, p: int) -> dict[str, Any]:
+    return {
+        "name": f"numba_{name}",
+        "operation": operation,
+        "backend": "numba",
+        "isa": ISA_NAMES[isa],
+        "layout": layout,
+        "mr": mr,
+        "nr": NR,
+        "p": p,
+        "runnable": isa in available_isas(),
+    }
+
+
 def kernels() -> list[dict[str, Any]]:
     """A record for each kernel, with the fields of `pyq.kernels_available()`.
 
     `tile.tiles(isa, layout, ...)` with `mr` rows runs the microkernel of a record and no other. The last record is
     the epilogue, `epilogue.finish_rows`: loops that LLVM vectorizes for the target.
     """
-    rows = [
-        (
-            _LAYOUT_OPERATIONS[layout],
-            f"{ISA_NAMES[isa]}_{LAYOUT_NAMES[layout]}_{mr}x{NR}",
-            isa,
-            LAYOUT_NAMES[layout],
-            mr,
-            p,
-        )
-        for isa, layout, mr, p in MICROKERNELS
-    ]
-    return [
-        {
-            "name": f"numba_{name}",
-            "operation": operation,
-            "backend": "numba",
-            "isa": ISA_NAMES[isa],
-            "layout": layout,
-            "mr": mr,
-            "nr": NR,
-            "p": p,
-            "runnable": isa in available_isas(),
-        }
-        for operation, name, isa, layout, mr, p in [*rows, ("requantize", "requantize", SCALAR, "", 0, 0)]
-    ]
+    records = []
+    for isa, layout, mr, p in MICROKERNELS:
+        operation = "depthwise" if layout == TAPS16 else "gemm"
+        layout_name = LAYOUT_NAMES[layout]
+        records.append(_record(operation, f"{ISA_NAMES[isa]}_{layout_name}_{mr}x{NR}", isa, layout_name, mr, p))
+    return [*records, _record("requantize", "requantize", SCALAR, "", 0, 0)]
