@@ -109,8 +109,18 @@ def classifier() -> onnx.ModelProto:
     return b.model(b.op("Gemm", b.op("Flatten", y), b.weight(12, 7), bias))
 
 
+def one_dimensional() -> onnx.ModelProto:
+    """Conv over one dimension without a bias, Leaky Relu, strided and dilated Conv, Gemm by rows to one number."""
+    b = ModelBuilder((2, 4, 24))
+    y = b.op("LeakyRelu", b.op("Conv", "x", b.weight(8, 4, 3)), alpha=0.1)
+    y = b.op("Conv", y, b.weight(8, 4, 3), group=2, strides=[2], dilations=[2], pads=[2, 2])
+    y = b.op("Reshape", b.op("Relu", y), b.constant([2, -1], np.int64))
+    return b.model(b.op("Gemm", y, b.constant(b.rng.normal(size=(1, 88)) / 8), b.constant([0.5]), transB=1))
+
+
 MODELS = {
-    make.__name__: make for make in (conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier)
+    make.__name__: make
+    for make in (conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier, one_dimensional)
 }
 
 

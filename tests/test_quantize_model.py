@@ -81,6 +81,13 @@ def test_report_has_figures_and_facts() -> None:
     assert report.facts["Calibration"] == "2 batches, minmax"
 
 
+def test_speed_without_a_peer_that_cannot_run_the_model() -> None:
+    """ONNX Runtime has no dilated convolution with automatic padding."""
+    b = ModelBuilder((1, 2, 16))
+    model = b.model(b.op("Conv", "x", b.weight(2, 2, 3), dilations=[2], auto_pad="SAME_UPPER"))
+    assert set(quantize(model).report.figures[0].values) == {"pyq float32", "pyq int8"}
+
+
 def test_seven_bit_weights() -> None:
     full, reduced = (constants(quantize(residual(), reduce_range=r).model) for r in (False, True))
     weights = [name for name in full if name.endswith("_quantized") and full[name].dtype == np.int8]

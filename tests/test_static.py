@@ -70,6 +70,7 @@ def test_selection_of_each_pattern() -> None:
             *("Conv+Relu", "AveragePool", "Conv+Clip", "Concat", "Conv", "Sigmoid+Mul"),
             *("GlobalAveragePool", "Flatten", "Gemm"),
         ],
+        "one_dimensional": ["Conv", "LeakyRelu", "Conv+Relu", "Reshape", "Gemm"],
     }
 
 

@@ -30,7 +30,7 @@ def speed_figure(float_session: Session, int8_session: Session, feeds: Sequence[
     the faster of the float runs: a slow one would flatter int8.
     """
     runs: dict[str, Run] = {FLOAT: float_session.run, INT8: int8_session.run}
-    peer = _onnxruntime(float_session.graph)
+    peer = _onnxruntime(float_session.graph, feeds[0])
     if peer is not None:
         runs[PEER] = peer
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -45,17 +45,19 @@ def speed_figure(float_session: Session, int8_session: Session, feeds: Sequence[
     return Figure("Time per batch", average, baseline, INT8, "ms")
 
 
-def _onnxruntime(graph: Graph) -> Run | None:
-    """What runs the graph in ONNX Runtime on as many threads as pyq uses; None if it is missing or refuses."""
+def _onnxruntime(graph: Graph, feed: Feed) -> Run | None:
+    """What runs the graph in ONNX Runtime on as many threads as pyq uses; None if it is missing or refuses `feed`."""
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = get_num_threads()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # what it does not support is no concern of the user
     model = to_proto(graph).SerializeToString()
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run
+        run: Run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run
+        run(None, feed)
     except Exception:  # its exceptions have no common base; without it there is one baseline less
         return None
+    return run

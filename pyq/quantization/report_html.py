@@ -92,9 +92,9 @@ def _layers(report: Report) -> str:
     outputs = ", ".join(f"{escape(name)} {_decibels(value)}" for name, value in report.outputs.items())
     note = f"<p>At the model's output: {outputs}.</p>" if outputs else ""
     rows = [_layer_row(layer) for layer in report.layers]
-    table = f"<h3>Worst layers</h3>{_table(LAYER_HEADER, rows[:WORST])}"
+    table = f"<h3>Worst layers</h3>{_table(LAYER_HEADER, rows[:WORST], 'layers')}"
     if len(rows) > WORST:
-        table += f"<details><summary>All {len(rows)} layers</summary>{_table(LAYER_HEADER, rows)}</details>"
+        table += f"<details><summary>All {len(rows)} layers</summary>{_table(LAYER_HEADER, rows, 'layers')}</details>"
     return (
         "<p>SQNR is the power of the float signal over the power of the quantization error, in decibels: "
         f"6&nbsp;dB more is half the error. A layer carries the error of all layers before it.</p>{note}"
@@ -128,7 +128,7 @@ def _samples(samples: Sequence[Sample]) -> str:
         image = f'<img alt="" src="data:image/png;base64,{b64encode(sample.image).decode()}">' if sample.image else ""
         texts = [_marked(sample.texts[run], sample.label) if run in sample.texts else "" for run in runs]
         rows.append((f'{image}<div class="label">{escape(sample.label)}</div>', *texts))
-    return _table(("Input and truth", *runs), rows, kind="samples")
+    return _table(("Input and truth", *runs), rows, "samples")
 
 
 def _marked(text: str, label: str) -> str:

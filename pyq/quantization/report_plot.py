@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Colours that the plot is drawn with, and what each becomes in the page: CSS decides, in light and in dark.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
+INK, MUTED, GRID, PANEL = "#010101", "#020202", "#030303", "#0a0a0a"
 SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808")
 PAGE_COLOURS = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
+    PANEL: "var(--panel)",
     **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)},
 }
 NAMED_WORST = 3
@@ -72,8 +73,15 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
         axes.plot(x, y, "o", color=colour, markersize=4, label=operator)
     for point in sorted(points, key=lambda point: point.sqnr)[:NAMED_WORST]:
         name = point.output if len(point.output) <= 28 else f"…{point.output[-27:]}"
-        where = (point.position, point.sqnr)
-        axes.annotate(_plain(name), where, (5, -9), textcoords="offset points", color=INK, fontsize=8)
+        axes.annotate(
+            _plain(name),
+            (point.position, point.sqnr),
+            (7, -10),
+            textcoords="offset points",
+            color=INK,
+            fontsize=8,
+            bbox={"facecolor": PANEL, "edgecolor": "none", "pad": 1},
+        )
     axes.set_xlabel("int8 layers in order of execution", color=MUTED)
     axes.set_ylabel("SQNR in dB", color=MUTED)
     axes.tick_params(colors=MUTED, length=0)

@@ -55,7 +55,7 @@ th { padding: 6px 12px 6px 0; color: var(--muted); font-size: 12px; font-weight:
   vertical-align: bottom; border-bottom: 1px solid var(--line); }
 td { padding: 7px 12px 7px 0; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .layers th:nth-child(2), .layers td:nth-child(2) { text-align: left; }
 th:last-child, td:last-child { padding-right: 0; }
 tbody tr:last-child td { border-bottom: 0; }
 code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
@@ -65,13 +65,21 @@ code { font: 12.5px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans 
 .samples img { display: block; max-width: 100%; max-height: 64px; border-radius: 4px; }
 .label { margin-top: 3px; color: var(--muted); font-size: 12.5px; }
 mark { padding: 0 1px; border-radius: 3px; color: inherit; background: var(--mark); }
-figure { margin: 6px 0 0; }
-figure svg { display: block; width: 100%; height: auto; }
+figure { margin: 6px 0 0; overflow-x: auto; }
+figure svg { display: block; width: 100%; min-width: 640px; height: auto; }
 figure svg text { font-family: inherit !important; }
 details { margin-top: 14px; }
 summary { cursor: pointer; color: var(--accent); font-weight: 600; font-size: 13.5px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 0; font-size: 13.5px; }
 dt { color: var(--muted); }
 dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 640px) {
+  main { padding: 28px 14px 40px; }
+  section { padding: 18px 16px; }
+  .cards { grid-template-columns: 1fr 1fr; gap: 10px; }
+  .card { padding: 12px 14px; }
+  .card .value { font-size: 23px; }
+  h1 { font-size: 27px; }
+}
 @media print { body { background: none; } section, .card { break-inside: avoid; } }
 """
