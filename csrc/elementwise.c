@@ -49,8 +49,7 @@ ALWAYS_INLINE void binary_line(const line *l, const uint8_t *a, const uint8_t *b
         const int32_t bi = l->b.is_signed ? (int8_t)b[i * b_stride] : b[i * b_stride];
         const float x = (float)(ai - l->a.zero_point) * l->a.scale, y = (float)(bi - l->b.zero_point) * l->b.scale;
         const float z = op == OP_ADD ? x + y : op == OP_SUB ? x - y : op == OP_MUL ? x * y : x / y;
-        const float q = clamp(z / l->o.scale, l->low, l->high);
-        out[i] = (uint8_t)((int32_t)round_even(q == q ? q : 0.0f) + l->o.zero_point); /* 0 / 0 stores the zero point */
+        out[i] = (uint8_t)((int32_t)round_even(clamp(z / l->o.scale, l->low, l->high)) + l->o.zero_point);
     }
 }
 
@@ -134,7 +133,7 @@ void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, 
         dequantize(q, is_signed, out, n, scale, zero_point);
 }
 
-/* Element-wise `op` over `ndim` <= MAX_DIMS dimensions; `out` is contiguous in that order; strides are in bytes and
+/* 0 / 0 has been refused before. Element-wise `op` over `ndim` <= MAX_DIMS dimensions; `out` is contiguous in that order; strides are in bytes and
  * the innermost ones 0 (broadcast) or 1. */
 void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,

@@ -171,7 +171,7 @@ class CBackend:
         out_params: QParams,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        operands = lowering.lower_binary(a, b)
+        operands = lowering.lower_binary(op, a, a_params, b, b_params)
         dims, a_strides, b_strides = lowering.merged_dimensions(operands.a, operands.b)
         walk = lowering.Walk(operands.a.shape, operands.order)
         target = walk.target(out, out_params.dtype)

@@ -240,8 +240,12 @@ class BinaryOperands(NamedTuple):
     order: tuple[int, ...]
 
 
-def lower_binary(a: NDArray[Any], b: NDArray[Any]) -> BinaryOperands:
-    """Broadcast, and follow the memory of the operand that fills the result."""
+def lower_binary(
+    op: str, a: NDArray[Any], a_params: QParams, b: NDArray[Any], b_params: QParams
+) -> BinaryOperands:
+    """Broadcast, and follow the memory of the operand that fills the result. 0 / 0 is a ValueError."""
+    if op == "div" and ((a == a_params.zero_point) & (b == b_params.zero_point)).any():
+        raise ValueError("a, b: 0 / 0 is NaN, which has no quantized value")
     shape = np.broadcast_shapes(a.shape, b.shape)
     filling = next((x for x in (a, b) if x.shape == shape), np.empty(shape, np.bool_))
     order = memory_order(filling)
