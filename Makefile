@@ -24,7 +24,7 @@ demo: $(VENV)/demo.stamp $(SENTENCES) ## read lines of text with a real OCR mode
 	$(BIN)/pyq demo --output $(DEMO)
 
 test: $(VENV)/demo.stamp $(SENTENCES) ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/stamp ## time the kernels beside other libraries
 	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m bench

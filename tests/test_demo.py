@@ -46,9 +46,9 @@ def test_lines_are_the_same_every_time_and_for_every_count(sdist: Path) -> None:
 
 
 def test_calibration_and_evaluation_share_no_text(sdist: Path) -> None:
-    evaluation = {line.text for line in rendered(sdist, "evaluation", 200)}
-    calibration = {line.text for line in rendered(sdist, "calibration", 200)}
-    assert len(evaluation) == len(calibration) == 200
+    evaluation = {line.text for line in rendered(sdist, "evaluation", 60)}
+    calibration = {line.text for line in rendered(sdist, "calibration", 60)}
+    assert len(evaluation) == len(calibration) == 60
     assert not evaluation & calibration
 
 
