@@ -79,6 +79,7 @@ def test_report_has_figures_and_facts() -> None:
     assert time.values[time.baseline] <= min(time.values["pyq float32"], time.values["ONNX Runtime float32"])
     assert size.values["pyq int8"] == quantize(classifier()).model.ByteSize()
     assert report.facts["Calibration"] == "2 batches, minmax"
+    assert report.facts["Quantization"] == "static, activations uint8, weights int8 of 8 bits per channel"
 
 
 def test_speed_without_a_peer_that_cannot_run_the_model() -> None:

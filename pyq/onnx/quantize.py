@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from pyq.backends import current_backend
+from pyq.config import get_num_threads
 from pyq.files import write_file
 from pyq.onnx.export import to_proto
 from pyq.onnx.load import ModelSource
@@ -106,7 +108,12 @@ def quantize_model(
     report.figures.append(speed_figure(float_session, int8_session, batches.first[:1]))
     sizes = {FLOAT: to_proto(float_session.graph).ByteSize(), INT8: int8_model.ByteSize()}
     report.figures.append(Figure("File size", sizes, FLOAT, INT8, "bytes"))
-    report.facts = {"Calibration": f"{batches.count} batches, minmax", "Recipe": str(recipe), **environment()}
+    report.facts = {
+        "Quantization": f"static, {recipe}",
+        "Calibration": f"{batches.count} batches, minmax",
+        "Backend": f"{current_backend().name}, {get_num_threads()} threads",
+        **environment(),
+    }
     return QuantizedModel(int8_model, report)
 
 

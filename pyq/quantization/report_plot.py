@@ -23,7 +23,6 @@ PAGE_COLOURS = {
     PANEL: "var(--panel)",
     **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)},
 }
-NAMED_WORST = 3
 
 
 class Point(NamedTuple):
@@ -56,9 +55,8 @@ def sqnr_plot(layers: Sequence[LayerResult]) -> str:
         axes = figure.add_subplot()
         _draw(axes, points)
         stream = io.StringIO()
-        figure.savefig(
-            stream, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=no_metadata)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     for drawn, shown in PAGE_COLOURS.items():
@@ -71,17 +69,10 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
         x, y = [point.position for point in members], [point.sqnr for point in members]
         axes.vlines(x, 0, y, color=colour, linewidth=1, alpha=0.35)
         axes.plot(x, y, "o", color=colour, markersize=4, label=operator)
-    for point in sorted(points, key=lambda point: point.sqnr)[:NAMED_WORST]:
-        name = point.output if len(point.output) <= 28 else f"…{point.output[-27:]}"
-        axes.annotate(
-            _plain(name),
-            (point.position, point.sqnr),
-            (7, -10),
-            textcoords="offset points",
-            color=INK,
-            fontsize=8,
-            bbox={"facecolor": PANEL, "edgecolor": "none", "pad": 1},
-        )
+    if points:
+        _name_worst(axes, min(points, key=lambda point: point.sqnr))
+        columns = len(SERIES)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False, labelcolor=INK)
     axes.set_xlabel("int8 layers in order of execution", color=MUTED)
     axes.set_ylabel("SQNR in dB", color=MUTED)
     axes.tick_params(colors=MUTED, length=0)
@@ -89,8 +80,14 @@ def _draw(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.set_ylim(bottom=min([0, *(point.sqnr for point in points)]))
-    if points:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(SERIES), frameon=False, labelcolor=INK)
+
+
+def _name_worst(axes: Axes, point: Point) -> None:
+    name = point.output if len(point.output) <= 28 else f"…{point.output[-27:]}"
+    name = name.replace("$", r"\$")  # or matplotlib takes what is between two of them for a formula
+    behind = {"facecolor": PANEL, "edgecolor": "none", "pad": 1}
+    where = (point.position, point.sqnr)
+    axes.annotate(name, where, (7, -10), textcoords="offset points", color=INK, fontsize=8, bbox=behind)
 
 
 def _by_operator(points: Sequence[Point]) -> dict[str, list[Point]]:
@@ -101,8 +98,3 @@ def _by_operator(points: Sequence[Point]) -> dict[str, list[Point]]:
     for point in points:
         groups.setdefault(point.operator if point.operator in named else "others", []).append(point)
     return groups
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")

@@ -38,10 +38,9 @@ class Weights:
 class Unit:
     """Nodes that become one int8 operation.
 
-    nodes: in graph order; the operator itself, then the bias of a MatMul, then a Relu or Clip; or an
-    activation. inputs: the activations it reads, each to be quantized. output: the activation it makes.
-    weights: for anchors. moves: the output only rearranges or selects values of the input and keeps its
-    parameters.
+    nodes: in graph order: an operator, perhaps with the Add of its bias and a Relu or Clip, or a unary region.
+    inputs: the tensors it reads, each to be quantized. output: the tensor it makes. weights: for anchors.
+    moves: the output only rearranges or selects values of the input and keeps its parameters.
     """
 
     nodes: tuple[Node, ...]
@@ -117,22 +116,24 @@ def _candidates(graph: Graph, considered: Collection[str]) -> list[Unit]:
 
 def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None]) -> Unit | None:
     """The unit of a Conv, Gemm or MatMul with constant float32 weights, and its bias; None for others."""
-    if len(node.inputs) < 2 or node.inputs[0] in graph.constants:
-        return None
     weight = graph.constants.get(node.inputs[1])
-    if weight is None or weight.dtype != np.float32:
+    if weight is None or weight.dtype != np.float32 or node.inputs[0] in graph.constants:
+        return None
+    if not _has_kernel(node, weight):
         return None
     unit = Unit((node,), (node.inputs[0],), node.outputs[0], Weights(node.inputs[1], _output_axis(node, weight)))
     if node.op_type == "MatMul":
-        return _with_bias_add(unit, weight, sole_reader(unit.output), graph) if weight.ndim == 2 else None
-    if node.op_type == "Conv" and weight.ndim not in (3, 4):
-        return None
-    if node.op_type == "Gemm" and (
-        node.attributes.get("transA", 0) or {node.attributes.get(scale, 1.0) for scale in ("alpha", "beta")} != {1.0}
-    ):
-        return None
+        return _with_bias_add(unit, weight, sole_reader(unit.output), graph)
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else None
     return unit if bias is None else _with_bias(unit, weight, bias, graph)
+
+
+def _has_kernel(node: Node, weight: np.ndarray) -> bool:
+    """Whether int8 can do it: convolutions over one or two dimensions, products by a matrix without extras."""
+    if node.op_type == "Conv":
+        return weight.ndim in (3, 4)
+    alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
+    return weight.ndim == 2 and alpha == beta == 1 and not node.attributes.get("transA", 0)
 
 
 def _output_axis(node: Node, weight: np.ndarray) -> int:

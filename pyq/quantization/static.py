@@ -48,6 +48,10 @@ class Recipe:
         if self.activation_dtype not in ("uint8", "int8"):
             raise ValueError(f"activation_dtype: got {self.activation_dtype!r}, allowed are 'uint8', 'int8'")
 
+    def __str__(self) -> str:
+        bits, scales = 7 if self.reduce_range else 8, "channel" if self.per_channel else "tensor"
+        return f"activations {self.activation_dtype}, weights int8 of {bits} bits per {scales}"
+
 
 def calibrated_tensors(units: list[Unit]) -> list[str]:
     """The activations whose range has to be observed: all quantized ones that keep no other's parameters."""
