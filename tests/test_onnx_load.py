@@ -167,6 +167,7 @@ def test_every_damage_is_a_documented_error() -> None:
         "(float[N] x) => (float[N] y) { y = Relu(missing) }",
         "(float[N] x) => (float[N] y) { a = Relu(b) b = Relu(a) y = Relu(x) }",
         "(float[N] x) => (float[N] y) { y = NoSuchOperator(x) }",
+        "(float[N] x) => (float[N] y) { z = Relu(x) }",
         "(float[N] x) => (float[N] y) { y = Conv() }",
     ],
 )

@@ -150,6 +150,11 @@ def add_all(*arrays: Array) -> Array:
     return total
 
 
+def where(condition: Array, x: Array, y: Array) -> Array:
+    """Elements of `x` where the condition holds, else of `y`."""
+    return np.where(condition, x, y)
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "And": np.logical_and,
     "ArgMax": arg_max,
@@ -179,6 +184,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceSumSquare": _reduction(_sum_square),
     "Softmax": softmax,
     "Sum": add_all,
-    "Where": np.where,
+    "Where": where,
     "Xor": np.logical_xor,
 }

@@ -13,9 +13,9 @@ from onnx.reference.ops.op_cast import cast_to
 Array = np.ndarray
 
 
-def cast(x: Array, *, to: TensorProto.DataType, saturate: int = 1, round_mode: str = "up") -> Array:
+def cast(x: Array, *, to: TensorProto.DataType, saturate: int = 1) -> Array:
     """Elements as another type; floats out of an integer type's range become what a C conversion makes of them."""
-    return cast_to(x, to, bool(saturate), round_mode)
+    return cast_to(x, to, bool(saturate))
 
 
 def concat(*arrays: Array, axis: int) -> Array:

@@ -124,6 +124,9 @@ def from_proto(proto: ModelProto) -> Graph:
         domains={entry.domain: entry.version for entry in proto.opset_import if entry.domain not in ("", "ai.onnx")},
     )
     graph.nodes = graph.sorted()
+    unmade = set(graph.output_names) - set(graph.consumers())
+    if unmade:
+        raise ValueError(f"nothing produces the outputs {sorted(unmade)}")
     return graph
 
 
