@@ -62,6 +62,7 @@ def quantize(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.model.with_suffix(".int8.onnx")
     result.save(output)
     console.print(layers_table(result.report, worst=10))
+    console.print(result.report.table())
     print(f"wrote {output}")
     if arguments.report:
         result.report.to_html(arguments.report)
@@ -130,7 +131,11 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pyq", description="Exact int8 inference on CPUs.")
+    parser = argparse.ArgumentParser(
+        prog="pyq",
+        description="Exact int8 inference on CPUs.",
+        epilog="example: pyq quantize model.onnx --calibration inputs/ (pyq COMMAND --help shows more)",
+    )
     parser.add_argument("--version", action="version", version=f"pyq {pyq.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
