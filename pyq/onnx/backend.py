@@ -20,7 +20,7 @@ from onnx.backend.base import Backend, BackendRep
 from pyq.onnx.session import Session
 
 
-class PyqRep(BackendRep):  # type: ignore[misc]
+class PyqRep(BackendRep):
     """A prepared model."""
 
     def __init__(self, session: Session) -> None:
@@ -40,7 +40,7 @@ class PyqRep(BackendRep):  # type: ignore[misc]
         return tuple(self.session.run(None, inputs))
 
 
-class PyqBackend(Backend):  # type: ignore[misc]
+class PyqBackend(Backend):
     """See `onnx.backend.base.Backend`; `run_model` is inherited."""
 
     @classmethod
@@ -83,8 +83,8 @@ class PyqBackend(Backend):  # type: ignore[misc]
             {name: numpy_helper.from_array(array, name) for name, array in arrays.items()},
             opset_imports=[opset],
         )
-        values = [[helper.make_value_info(*item) for item in types.items()] for types in (given, made)]
-        model = helper.make_model(helper.make_graph([node], node.op_type, *values), opset_imports=[opset])
+        x, y = ([helper.make_value_info(*item) for item in types.items()] for types in (given, made))
+        model = helper.make_model(helper.make_graph([node], node.op_type, x, y), opset_imports=[opset])
         return cls.prepare(model, device).run(arrays)
 
 

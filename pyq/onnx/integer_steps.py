@@ -100,9 +100,11 @@ def dynamic_quantize_linear(node: Node, operands: Operands) -> Work | None:
 
 
 def matmul_integer(node: Node, operands: Operands) -> Work | None:
-    """int32 product; a constant matrix is packed once, whatever is known about the other operands."""
-    _, b, _, b_zero_point = padded(operands, 4)
-    packed = None if b is None or len(b.shape) != 2 else packed_integers(node, b, b_zero_point, axis=1)
+    """int32 product; a constant matrix is packed once."""
+    a, b, _, b_zero_point = padded(operands, 4)
+    if b is None:
+        return None
+    packed = packed_integers(node, b, b_zero_point, axis=1) if a is None and b.ndim == 2 else None
 
     def work(operands: Operands, out: Buffers) -> list[Array]:
         a, b, a_zero_point, b_zero_point = padded(operands, 4)
@@ -116,8 +118,10 @@ def matmul_integer(node: Node, operands: Operands) -> Work | None:
 
 def conv_integer(node: Node, operands: Operands) -> Work | None:
     """int32 convolution; constant filters are packed once."""
-    _, w, _, w_zero_point = padded(operands, 4)
-    packed = None if w is None else packed_integers(node, w, w_zero_point, axis=0)
+    x, w, _, w_zero_point = padded(operands, 4)
+    if w is None or w.ndim not in (3, 4):
+        return None
+    packed = packed_integers(node, w, w_zero_point, axis=0) if x is None else None
     attributes = {name: value for name, value in node.attributes.items() if name != "kernel_shape"}
 
     def work(operands: Operands, out: Buffers) -> list[Array]:

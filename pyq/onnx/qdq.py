@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyq.onnx.contrib import CONTRIB
 from pyq.onnx.matching import Matcher, Quantized, Tail, accumulator_bias
 from pyq.onnx.steps import DOMAIN, product_attributes
 from pyq.qparams import QParams, dequantize_array, quantize_array
@@ -105,7 +106,7 @@ class Fuser(Matcher):
         if region is not None and fuse_table(self, region, self.constants):
             return
         node = replace(node, inputs=[self._renamed.get(name, name) for name in node.inputs])
-        pattern = PATTERNS.get(node.op_type) if node.domain == "" else None
+        pattern = PATTERNS.get(node.domain, {}).get(node.op_type)
         if pattern is None or not pattern(self, node):
             self.nodes.append(node)
 
@@ -146,15 +147,16 @@ class Fuser(Matcher):
 def fuse_table(fuser: Fuser, region: Region, constants: Mapping[str, NDArray[Any]]) -> bool:
     """Dequantized input -> element-wise region -> QuantizeLinear is a 256-entry table."""
     x, tail = fuser.activation(region.input), fuser.tail(region.output)
-    if x is None or tail.out is None:
+    out = tail.out
+    if x is None or out is None:
         return False
     try:
-        table = unary_table(partial(region.evaluate, constants=constants), x.params, tail.out).values
+        table = unary_table(partial(region.evaluate, constants=constants), x.params, out).values
     except ValueError:  # not a number for some input: an error only if that input comes
         return False
     tail = replace(tail, nodes=[*region.nodes, *tail.nodes])
     main = Node("Lookup", [], [], name=region.nodes[-1].name)
-    return fuser.emit(main, [x.name], tail, {"table": table, "dtype": tail.out.dtype})
+    return fuser.emit(main, [x.name], tail, {"table": table, "dtype": out.dtype})
 
 
 def dequantize_linear(fuser: Fuser, node: Node) -> bool:
@@ -317,7 +319,7 @@ def pad(fuser: Fuser, node: Node) -> bool:
 Pattern = Callable[[Fuser, Node], bool]
 
 # A pattern appends the int8 form of a node and returns True, or changes nothing and returns False.
-PATTERNS: dict[str, Pattern] = {
+ONNX: dict[str, Pattern] = {
     **dict.fromkeys(DATA_MOVEMENT, move_data),
     "DequantizeLinear": dequantize_linear,
     "QuantizeLinear": quantize_linear,
@@ -332,3 +334,4 @@ PATTERNS: dict[str, Pattern] = {
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "Softmax"), between),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool"), max_pool),
 }
+PATTERNS: dict[str, dict[str, Pattern]] = {"": ONNX, "com.microsoft": CONTRIB}

@@ -123,8 +123,8 @@ class ConvStep(ProductStep):
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
-        self._spatial = {key: node.attributes.get(key) for key in ("strides", "pads", "dilations")}
-        self._spatial["auto_pad"] = node.attributes.get("auto_pad", "NOTSET")
+        names = ("strides", "pads", "dilations", "auto_pad")
+        self._spatial = {name: node.attributes[name] for name in names if name in node.attributes}
         self._placed: dict[tuple[int, ...], tuple[ConvGeometry, tuple[int, ...]]] = {}
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
@@ -209,8 +209,9 @@ class MaxPoolStep(Int8Step):
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
-        whole = node.op_type == "GlobalMaxPool"
-        self._pool = global_max_pool if whole else partial(max_pool, **_window(node))
+        self._pool: Callable[[QTensor], QTensor] = global_max_pool
+        if node.op_type == "MaxPool":
+            self._pool = partial(max_pool, **_window(node))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         (x,) = self.operands(inputs)
@@ -224,6 +225,7 @@ class BetweenStep(Int8Step):
         super().__init__(node, constants)
         self._x: QParams = node.attributes["x"]
         out = node.attributes["out"]
+        self._function: Callable[[QTensor], Any]
         if node.op_type == "Softmax":
             self._function = partial(softmax, axis=node.attributes.get("axis", -1), out=out)
         elif node.op_type == "GlobalAveragePool":
