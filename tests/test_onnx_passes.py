@@ -104,6 +104,23 @@ def test_a_shared_weight_is_not_changed_for_others() -> None:
     assert_same_outputs(before, after, 1, 2, 5)
 
 
+def test_new_constants_take_no_name_that_exists() -> None:
+    before = graph(
+        """(float[N, 2, H] x, float[2, 2, 1] w, float[2] b, float[2, 1] y_bias)
+            => (float[N, 2, H] y, float[N, 2, H] z, float[2] b) {
+            a = Conv(x, w, b)
+            y = Mul(a, y_bias)
+            z = Mul(x, y_bias)
+        }""",
+        w=normal(2, 2, 1),
+        b=normal(2),
+        y_bias=normal(2, 1),
+    )
+    after = optimize(before)
+    assert operators(after) == ["Conv", "Mul"] and after.nodes[0].inputs == ["x", "w", "y_bias_"]
+    assert_same_outputs(before, after, 1, 2, 5)
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

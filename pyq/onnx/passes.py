@@ -147,19 +147,24 @@ def fold_affine(graph: Graph) -> None:
             value = reader.outputs[0]
         if value != node.outputs[0]:
             node.outputs = [value]
-            _absorb(node, total, graph, shared=len(consumers[node.inputs[1]]) > 1)
+            _absorb(node, total, graph, consumers)
     graph.nodes = [node for node in graph.nodes if node not in folded]
 
 
-def _absorb(conv: Node, affine: Affine, graph: Graph, shared: bool) -> None:
-    """Give a Conv the weight and bias that make the affine operator behind it superfluous."""
-    weight = graph.constants[conv.inputs[1]]
-    filters = weight.shape[0]
+def _absorb(conv: Node, affine: Affine, graph: Graph, consumers: dict[str, list[Node]]) -> None:
+    """Give a Conv the weight and bias that make the affine operators behind it superfluous."""
+    old = [graph.constants[name] for name in conv.reads()[1:]]
+    weight, filters = old[0], len(old[0])
     scale = np.broadcast_to(affine.scale, (filters,))
-    bias = np.zeros(filters) if len(conv.reads()) < 3 else graph.constants[conv.inputs[2]].astype(np.float64)
-    names = [f"{conv.inputs[1]}_{conv.name}" if shared else conv.inputs[1], f"{conv.outputs[0]}_bias"]
-    graph.constants[names[0]] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
-    graph.constants[names[1]] = (bias * scale + affine.shift).astype(weight.dtype)
+    bias = old[1].astype(np.float64) if len(old) > 1 else np.zeros(filters)
+    new = [weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + affine.shift]
+    names = [*conv.reads()[1:], ""][:2]
+    for i, kind in enumerate(("weight", "bias")):
+        if not names[i] or names[i] in graph.output_names or len(consumers[names[i]]) > 1:
+            names[i] = f"{conv.outputs[0]}_{kind}"
+            while names[i] in consumers:
+                names[i] += "_"
+        graph.constants[names[i]] = new[i].astype(weight.dtype)
     conv.inputs = [conv.inputs[0], *names]
 
 
