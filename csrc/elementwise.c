@@ -15,7 +15,7 @@
 enum { MAX_DIMS = 8 };
 enum { OP_ADD, OP_SUB, OP_MUL, OP_DIV };
 
-ALWAYS_INLINE void quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low,
+ALWAYS_INLINE void quantize(const float *restrict x, uint8_t *restrict out, int64_t n, float scale, int32_t zero_point, float low,
                             float high, int32_t *found_nan) {
     int32_t nan = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -30,7 +30,7 @@ ALWAYS_INLINE float real(const uint8_t *q, int64_t i, const pyq_affine *p, const
     return (float)(value - p->zero_point) * p->scale;
 }
 
-ALWAYS_INLINE void dequantize(const uint8_t *q, const int is_signed, float *out, int64_t n, float scale,
+ALWAYS_INLINE void dequantize(const uint8_t *restrict q, const int is_signed, float *restrict out, int64_t n, float scale,
                               int32_t zero_point) {
     const pyq_affine p = {scale, zero_point, is_signed};
     for (int64_t i = 0; i < n; i++) out[i] = real(q, i, &p, is_signed);
@@ -42,14 +42,20 @@ typedef struct {
     float low, high;
 } line;
 
-ALWAYS_INLINE void binary_line(const line *l, const uint8_t *a, const uint8_t *b, uint8_t *out, const int op,
-                               const int a_stride, const int b_stride) {
-    for (int64_t i = 0; i < l->n; i++) {
-        const int32_t ai = l->a.is_signed ? (int8_t)a[i * a_stride] : a[i * a_stride];
-        const int32_t bi = l->b.is_signed ? (int8_t)b[i * b_stride] : b[i * b_stride];
-        const float x = (float)(ai - l->a.zero_point) * l->a.scale, y = (float)(bi - l->b.zero_point) * l->b.scale;
+/* Locals and restrict, because a store through uint8_t * may alias anything, `l` included, which stops the vectoriser.
+ * A byte becomes a number by (byte ^ flip) - zero: int8 is uint8 with its top bit flipped, minus 128. */
+ALWAYS_INLINE void binary_line(const line *l, const uint8_t *restrict a, const uint8_t *restrict b,
+                               uint8_t *restrict out, const int op, const int a_stride, const int b_stride) {
+    const int64_t n = l->n;
+    const int32_t a_flip = l->a.is_signed ? 128 : 0, a_zero = l->a.zero_point + a_flip;
+    const int32_t b_flip = l->b.is_signed ? 128 : 0, b_zero = l->b.zero_point + b_flip;
+    const int32_t zero_point = l->o.zero_point;
+    const float a_scale = l->a.scale, b_scale = l->b.scale, scale = l->o.scale, low = l->low, high = l->high;
+    for (int64_t i = 0; i < n; i++) {
+        const float x = (float)((a[i * a_stride] ^ a_flip) - a_zero) * a_scale;
+        const float y = (float)((b[i * b_stride] ^ b_flip) - b_zero) * b_scale;
         const float z = op == OP_ADD ? x + y : op == OP_SUB ? x - y : op == OP_MUL ? x * y : x / y;
-        out[i] = (uint8_t)((int32_t)round_even(clamp(z / l->o.scale, l->low, l->high)) + l->o.zero_point);
+        out[i] = (uint8_t)((int32_t)round_even(clamp(z / scale, low, high)) + zero_point);
     }
 }
 
