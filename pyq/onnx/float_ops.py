@@ -1,4 +1,4 @@
-"""The float operators: a table of NumPy functions, and the step that runs one of them.
+"""The float operators: a table of NumPy functions, and the steps that run them.
 
 `FLOAT_OPS[op_type]` is a function whose positional parameters are the operator's inputs (None when absent)
 and whose keyword-only parameters are its attributes, both in ONNX names and as of opset 13 or later; it
@@ -21,8 +21,13 @@ from pyq.errors import UnsupportedOperator
 from pyq.onnx import float_ops_conv, float_ops_math, float_ops_pool, float_ops_shape
 from pyq.onnx.export import node_proto
 from pyq.onnx.step import Buffers
+from pyq.onnx.steps import take_like
 from pyq.quantization.float_elementwise import ELEMENTWISE
 from pyq.quantization.graph import Graph, Node
+from pyq.quantization.regions import Region
+
+BLOCK = 32768
+"""Elements that a region takes at a time: a few such arrays of float32 stay in the second-level cache."""
 
 FLOAT_OPS: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE,
@@ -54,10 +59,40 @@ class FloatStep:
             operands[place] = value
         try:
             result = self.function(*operands)
-        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"node {self.name!r} ({self.op_type}): {error}") from error
         results = result if isinstance(result, tuple) else (result,)
         return [np.asarray(value) if isinstance(value, np.generic) else value for value in results]
+
+
+class RegionStep:
+    """A unary region, block by block, so that what its operators pass to each other stays in the cache."""
+
+    def __init__(self, region: Region, graph: Graph) -> None:
+        self.name = region.nodes[-1].name
+        self.op_type = "+".join(node.op_type for node in region.nodes)
+        self.inputs, self.outputs = [region.input], [region.output]
+        self._steps = [FloatStep(node, graph) for node in region.nodes]
+
+    def run(self, inputs: list[Any], out: Buffers) -> list[Any]:
+        """Compute the output; see `pyq.onnx.step.Step`."""
+        [x] = inputs
+        if x.size <= BLOCK or x.dtype != np.float32:
+            return [self._block(x, out)]
+        y = take_like(x, x.shape, x.dtype, out)
+        if x.strides != y.strides:  # x has gaps, so that it has no flat view
+            return [self._block(x, out)]
+        source, target = x.ravel(order="K"), y.ravel(order="K")
+        for start in range(0, x.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            target[block] = self._block(source[block], out)
+        return [y]
+
+    def _block(self, x: np.ndarray, out: Buffers) -> np.ndarray:
+        values = {self.inputs[0]: x}
+        for step in self._steps:
+            [values[step.outputs[0]]] = step.run([values[name] for name in step.inputs], out)
+        return values[self.outputs[0]]
 
 
 def _function(node: Node, graph: Graph) -> Callable[..., Any]:

@@ -77,6 +77,7 @@ class _Finder:
     def __init__(self, graph: Graph, order: dict[Node, int]) -> None:
         self.constants = graph.constants
         self.producers = graph.producers()
+        self.made_at = {name: order[node] for name, node in self.producers.items()}
         self.consumers = graph.consumers()
         self.outputs = set(graph.output_names)
         self.order = order
@@ -97,7 +98,7 @@ class _Finder:
             if not candidates:
                 break
             # The latest value first: its readers come after it, so all that can be inside are inside already.
-            value = max(candidates, key=lambda name: self.order.get(self.producers.get(name), -1))  # type: ignore
+            value = max(candidates, key=lambda name: self.made_at.get(name, -1))
             maker = self.producers.get(value)
             internal = value not in self.outputs and all(reader in inside for reader in self.consumers[value])
             if maker is None or maker in taken or not internal or not self._is_elementwise(maker):
