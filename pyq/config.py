@@ -63,12 +63,17 @@ def kernels_available() -> list[Kernel]:
 
 
 def isa() -> str:
-    """The instruction set that the C kernels use: the best one detected, or lower if PYQ_ISA caps it."""
-    if "c" not in available_backends():
-        return ISA_NAMES[0]
-    from pyq._core import lib
+    """The instruction set that the current backend uses: the best one detected, or lower if PYQ_ISA caps it."""
+    name = current_backend().name
+    if name == "c":
+        from pyq._core import lib
 
-    return ISA_NAMES[lib.pyq_get_isa()]
+        return ISA_NAMES[lib.pyq_get_isa()]
+    if name == "numba":
+        from pyq.kernels.host import default_isa
+
+        return ISA_NAMES[default_isa()]
+    return ISA_NAMES[0]
 
 
 def get_num_threads() -> int:

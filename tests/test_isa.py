@@ -1,0 +1,89 @@
+"""PYQ_ISA caps the instruction set: what is shown, what is run, and that no byte of a result changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from exact import full_range
+from pyq._core import lib
+
+import pyq
+from pyq import ops
+from pyq.backends import backend
+from pyq.config import ISA_NAMES, config, isa
+from pyq.packing import pack
+from pyq.tensor import QTensor
+
+SCRIPT = """
+import hashlib, sys
+import numpy as np, pyq
+a = np.load(sys.argv[1])
+b = np.load(sys.argv[2])
+pyq.show_config()
+print(hashlib.sha256(pyq.matmul_integer(a, pyq.pack(pyq.QTensor(b, 1.0)), 77).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("name", ["c", "numba"])
+def test_a_capped_process_says_scalar_and_gives_the_same_bytes(
+    name: str, tmp_path: os.PathLike[str], rng: np.random.Generator
+) -> None:
+    a, b = full_range(rng, (50, 200), "uint8"), np.clip(rng.laplace(0, 20, (200, 40)), -128, 127).astype(np.int8)
+    files = [os.path.join(tmp_path, file) for file in ("a.npy", "b.npy")]
+    np.save(files[0], a)
+    np.save(files[1], b)
+    environment = {**os.environ, "PYQ_ISA": "scalar", "PYQ_BACKEND": name}
+    command = [sys.executable, "-c", SCRIPT, *files]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    *shown, digest = run.stdout.splitlines()
+    values = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown}
+    assert (values["isa"], values["backend"]) == ("scalar", name)
+    assert all("scalar" in kernel or kernel == "numba_requantize" for kernel in values["kernels"].split(", "))
+    with pyq.use_backend(name):
+        ours = ops.matmul_integer(a, pack(QTensor(b, 1.0)), 77)
+    assert digest == hashlib.sha256(ours.tobytes()).hexdigest()
+
+
+def test_an_uncapped_process_uses_the_best_there_is() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYQ_ISA"}
+    script = "import pyq.config; print(pyq.config.isa())"
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [ISA_NAMES[lib.pyq_isa_detected()]]
+
+
+def test_the_cpu_flags_agree_with_what_was_detected() -> None:
+    """Linux lists what the CPU has and the system allows, and did not read it from our code."""
+    with open("/proc/cpuinfo") as file:
+        flags = next((line.split() for line in file if line.startswith("flags")), [])
+    assert ("avx2" in flags) == (ISA_NAMES[lib.pyq_isa_detected()] == "avx2")
+
+
+def test_a_cap_within_the_process_takes_other_kernels() -> None:
+    before = lib.pyq_get_isa()
+    try:
+        for limit in range(lib.pyq_isa_detected() + 1):
+            assert lib.pyq_set_isa(limit) == limit
+            with pyq.use_backend("c"):
+                assert isa() == ISA_NAMES[limit]
+                chosen = config()["kernels"]
+            assert chosen and all(kernel.startswith(ISA_NAMES[limit]) for kernel in chosen)
+        assert lib.pyq_set_isa(len(ISA_NAMES)) == lib.pyq_isa_detected()  # never more than there is
+    finally:
+        lib.pyq_set_isa(before)
+
+
+def test_a_chosen_backend_is_the_one_that_runs() -> None:
+    for name in pyq.available_backends():
+        with pyq.use_backend(name) as current:
+            assert current.name == name
+            assert current is backend(name)
+            assert config()["backend"] == name
+    with pyq.use_backend("numba") as current:
+        assert config()["isa"] == ISA_NAMES[current.isa]
+    with pyq.use_backend("reference"):
+        assert config()["isa"] == "scalar"
