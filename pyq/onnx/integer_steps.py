@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pyq import ops
 from pyq.backends import current_backend, requantize_epilogue
+from pyq.checks import BYTES
 from pyq.onnx.float_ops import FloatStep
-from pyq.onnx.matching import linear_params
+from pyq.onnx.matching import linear_params, output_zero_point
 from pyq.onnx.step import Buffers, Step
 from pyq.onnx.steps import DOMAIN, STEPS, ConvStep, Int8Step, MatMulStep, product_attributes, take_like
 from pyq.packing import PackedWeight, pack
@@ -60,6 +61,8 @@ class DirectStep(Int8Step):
 def quantize_linear(node: Node, operands: Operands) -> Work | None:
     """float32 to uint8 or int8, per tensor or per axis."""
     _, scale, zero_point = padded(operands, 3)
+    if not any(node.inputs[2:]):
+        zero_point = output_zero_point(node)
     params = linear_params(node, scale, zero_point)
     if params is None or params.dtype == np.int32:
         return None
@@ -73,9 +76,9 @@ def quantize_linear(node: Node, operands: Operands) -> Work | None:
 
 def dequantize_linear(node: Node, operands: Operands) -> Work | None:
     """uint8, int8 or int32 to float32, per tensor or per axis."""
-    x, scale, zero_point = padded(operands, 3)
-    if zero_point is None and x is not None:
-        zero_point = np.zeros(np.shape(scale), x.dtype)
+    _, scale, zero_point = padded(operands, 3)
+    if not any(node.inputs[2:]):
+        zero_point = np.zeros((), np.int32)  # 0 is 0 in every type
     params = linear_params(node, scale, zero_point)
     if params is None:
         return None
@@ -165,16 +168,16 @@ def qlinear_matmul(node: Node, operands: Operands) -> Work | None:
     if x is None or out is None or b is None or b_scale is None or b_scale.dtype != np.float32:
         return None
     weight = weight_tensor(b, b_scale, b_zero_point, 1) if b.ndim == 2 else None
-    if weight is not None and a is None:
+    if weight is not None and a is None:  # a constant, not just known by now
         attributes = product_attributes(x, weight, None, out)
         step = MatMulStep(Node("MatMul", node.inputs[:1], node.outputs, attributes, node.name), {})
         return lambda operands, buffers: step.run(operands[:1], buffers)
-    if a is None or min(a.ndim, b.ndim) < 2 or b_scale.size not in (1, b.shape[-1]):
+    if b.ndim < 2 or b_scale.size not in (1, b.shape[-1]):
         return None
     epilogue = requantize_epilogue(x.scale, b_scale.reshape(-1), out)
 
     def work(operands: Operands, buffers: Buffers) -> list[Array]:
-        acc = ops.matmul_integer(a, b, a_zero_point.reshape(()), b_zero_point)
+        acc = ops.matmul_integer(operands[0], b, x.zero_point, b_zero_point)
         return [current_backend().requantize(acc, epilogue, buffers.take(acc.shape, out.dtype))]
 
     return work
@@ -208,7 +211,6 @@ def weight_tensor(
     return QTensor(w, scales, np.broadcast_to(zero_point.reshape(-1), (w.shape[axis],)), axis)
 
 
-BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 FLOAT32 = (np.dtype(np.float32),)
 
 # For each operator its preparer, and the types of the first input that pyq has kernels for.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from pyq.qparams import DTYPES, QParams, quantize_array
 from pyq.quantization.graph import Graph, Node
@@ -88,17 +89,16 @@ class Matcher:
 
     def params(self, node: Node) -> QParams | None:
         """The constant parameters of a QuantizeLinear or DequantizeLinear; see `linear_params`."""
-        scale = self.constants.get(node.inputs[1])
-        return None if scale is None else linear_params(node, scale, self._zero_point(node, scale.shape))
+        return linear_params(node, self.constants.get(node.inputs[1]), self._zero_point(node))
 
-    def _zero_point(self, node: Node, shape: tuple[int, ...]) -> NDArray[Any] | None:
-        """The zero point of a QuantizeLinear or DequantizeLinear, zeros when absent; it also says the type."""
+    def _zero_point(self, node: Node) -> NDArray[Any] | None:
+        """The zero point of a QuantizeLinear or DequantizeLinear, 0 when absent; it also says the type."""
         if len(node.inputs) > 2 and node.inputs[2]:
             return self.constants.get(node.inputs[2])
         if node.op_type == "DequantizeLinear":
             stored = self.constants.get(node.inputs[0])
-            return None if stored is None else np.zeros(shape, stored.dtype)
-        return None if node.attributes.get("output_dtype") else np.zeros(shape, np.uint8)
+            return None if stored is None else np.zeros((), stored.dtype)
+        return output_zero_point(node)
 
     def tail(self, value: str) -> Tail:
         """The Relu and Clip nodes and the QuantizeLinear behind `value`, up to where somebody else reads."""
@@ -153,6 +153,13 @@ class Matcher:
         return stored.data if in_units else stored.dequantize()
 
 
+def output_zero_point(node: Node) -> NDArray[Any] | None:
+    """Zero in the type that a QuantizeLinear without a zero point makes; None for another than uint8 and int8."""
+    kind = node.attributes.get("output_dtype", TensorProto.UNDEFINED)
+    dtype = {TensorProto.UNDEFINED: np.uint8, TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}.get(kind)
+    return None if dtype is None else np.zeros((), dtype)
+
+
 def linear_params(node: Node, scale: NDArray[Any] | None, zero_point: NDArray[Any] | None) -> QParams | None:
     """The parameters of a QuantizeLinear or DequantizeLinear with these inputs.
 
@@ -161,7 +168,7 @@ def linear_params(node: Node, scale: NDArray[Any] | None, zero_point: NDArray[An
     """
     if scale is None or scale.dtype != np.float32 or node.attributes.get("block_size"):
         return None
-    if zero_point is None or zero_point.dtype not in DTYPES or scale.shape != zero_point.shape:
+    if zero_point is None or zero_point.dtype not in DTYPES or zero_point.shape not in ((), scale.shape):
         return None
     if scale.size == 0 or not (np.isfinite(scale) & (scale > 0)).all():
         return None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
+from pyq.checks import BYTES
 from pyq.geometry import place
 from pyq.lowering import memory_order
 from pyq.onnx.step import Buffers, Step
@@ -47,6 +48,14 @@ class Int8Step:
         operands = list(self.bound)
         for index, value in zip(self._missing, inputs, strict=True):
             operands[index] = value
+        return operands
+
+    def bytes(self, inputs: list[Array]) -> list[Array]:
+        """All operands, which have to be uint8 or int8: backends trust their caller, and a model may lie."""
+        operands = self.operands(inputs)
+        for x in operands:
+            if x.dtype not in BYTES:
+                raise TypeError(f"{self.name}: got an input of {x.dtype}, expected uint8 or int8")
         return operands
 
 
@@ -162,7 +171,7 @@ class BinaryStep(Int8Step):
         self._a, self._b, self._out = (node.attributes[key] for key in ("a", "b", "out"))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
-        a, b = self.operands(inputs)
+        a, b = self.bytes(inputs)
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = take_like(a if a.shape == shape else b, shape, self._out.dtype, out)
         return [current_backend().binary(self._operation, a, self._a, b, self._b, self._out, y)]
@@ -176,7 +185,7 @@ class LookupStep(Int8Step):
         self._table, self._dtype = node.attributes["table"], node.attributes["dtype"]
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
-        (x,) = self.operands(inputs)
+        (x,) = self.bytes(inputs)
         y = take_like(x, x.shape, self._dtype, out)
         return [current_backend().lookup(x, self._table, self._dtype, y)]
 
@@ -189,7 +198,7 @@ class ConcatStep(Int8Step):
         self._axis, self._dtype, self._tables = (node.attributes[key] for key in ("axis", "dtype", "tables"))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
-        parts = self.operands(inputs)
+        parts = self.bytes(inputs)
         axis = self._axis % parts[0].ndim
         shape = list(parts[0].shape)
         shape[axis] = sum(x.shape[axis] for x in parts)
