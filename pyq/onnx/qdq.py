@@ -64,6 +64,7 @@ def fuse(graph: Graph) -> Graph:
     fused = replace(graph.copy(), nodes=fuser.nodes, constants=fuser.constants)
     fused.prune()
     merge_tables(fused)
+    dequantize_constants(fused, fuser)
     return fused
 
 
@@ -85,6 +86,15 @@ def merge_tables(graph: Graph) -> None:
         if before.domain == DOMAIN and before.op_type in WITH_TABLE:
             makers[before.outputs[0]] = before
     graph.nodes = kept
+
+
+def dequantize_constants(graph: Graph, fuser: Fuser) -> None:
+    """Dequantize, in place, the constants that float operators still read, once and not in each run."""
+    for node in list(graph.nodes):
+        weight = fuser.weight(node.outputs[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is not None:
+            graph.constants[node.outputs[0]] = weight.dequantize()
+            graph.nodes.remove(node)
 
 
 class Fuser(Matcher):
