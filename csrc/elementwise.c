@@ -15,14 +15,14 @@
 enum { MAX_DIMS = 8 };
 enum { OP_ADD, OP_SUB, OP_MUL, OP_DIV };
 
-ALWAYS_INLINE void quantize(const float *restrict x, uint8_t *restrict out, int64_t n, float scale, int32_t zero_point, float low,
-                            float high, int32_t *found_nan) {
+ALWAYS_INLINE int32_t quantize(const float *restrict x, uint8_t *restrict out, int64_t n, float scale,
+                               int32_t zero_point, float low, float high) {
     int32_t nan = 0;
     for (int64_t i = 0; i < n; i++) {
         nan |= x[i] != x[i];
         out[i] = (uint8_t)((int32_t)round_even(clamp(x[i] / scale, low, high)) + zero_point);
     }
-    *found_nan = nan;
+    return nan;
 }
 
 ALWAYS_INLINE float real(const uint8_t *q, int64_t i, const pyq_affine *p, const int is_signed) {
@@ -84,7 +84,7 @@ ALWAYS_INLINE void lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, 
     for (int64_t i = 0; i < n; i++) out[i] = table[x[i]];
 }
 
-#define QUANTIZE_ARGUMENTS x, out, n, scale, zero_point, low, high, found_nan
+#define QUANTIZE_ARGUMENTS x, out, n, scale, zero_point, low, high
 #if PYQ_HAVE_AVX2
 TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
     int64_t i = 0;
@@ -94,9 +94,9 @@ TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint
     }
     lookup(x + i, table, out + i, n - i);
 }
-TARGET_AVX2 static void quantize_avx2(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point,
-                                      float low, float high, int32_t *found_nan) {
-    quantize(QUANTIZE_ARGUMENTS);
+TARGET_AVX2 static int32_t quantize_avx2(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point,
+                                         float low, float high) {
+    return quantize(QUANTIZE_ARGUMENTS);
 }
 TARGET_AVX2 static void dequantize_avx2(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale,
                                         int32_t zero_point) {
@@ -124,12 +124,9 @@ void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n)
         lookup(x, table, out, n);
 }
 
-void pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high,
-                  int32_t *found_nan) {
-    if (USE_AVX2)
-        quantize_avx2(QUANTIZE_ARGUMENTS);
-    else
-        quantize(QUANTIZE_ARGUMENTS);
+/* Returns whether there was a NaN; what is stored for it has no meaning. */
+int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high) {
+    return USE_AVX2 ? quantize_avx2(QUANTIZE_ARGUMENTS) : quantize(QUANTIZE_ARGUMENTS);
 }
 
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point) {

@@ -103,8 +103,7 @@ int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax,
 
 /* elementwise.c */
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
-void pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high,
-                  int32_t *found_nan);
+int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point);
 
 typedef struct {

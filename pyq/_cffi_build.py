@@ -66,8 +66,7 @@ void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
                  pyq_panel *panels, int32_t *order, uint8_t *data);
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
-void pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high,
-                  int32_t *found_nan);
+int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point);
 void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,

@@ -1,18 +1,18 @@
-"""The backend of hand-written C and SIMD kernels: :mod:`pyq.lowering` in front of the extension ``pyq._core``."""
+"""The backend of hand-written C and SIMD kernels, the extension ``pyq._core``."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq import lowering
 from pyq._core import ffi, lib
-from pyq.backends import ConvGeometry, Epilogue
-from pyq.lowering import Rows
+from pyq.backends import Epilogue
+from pyq.kernel_backend import KernelBackend
+from pyq.lowering import BinaryLines, LoweredEpilogue, Rows
 from pyq.packing import PackedWeight
-from pyq.qparams import QParams, dequantize_array
+from pyq.qparams import QParams
 
 OUTPUT_TYPES = {
     np.dtype(np.int32): lib.PYQ_OUT_INT32,
@@ -23,175 +23,101 @@ OUTPUT_TYPES = {
 OPERATIONS = ("add", "sub", "mul", "div")
 
 
-def _address(kind: str, array: NDArray[Any] | None) -> Any:
+def _pointer(kind: str, array: NDArray[Any] | None) -> Any:
     return ffi.NULL if array is None else ffi.from_buffer(kind, array)
 
 
-def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
-    return out if out is not None and out.flags.c_contiguous else np.empty(shape, dtype)
+class Struct(NamedTuple):
+    """A C struct, and the arrays that it points into, which it does not keep alive by itself."""
+
+    c: Any
+    arrays: tuple[Any, ...]
 
 
-def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
-    if out is None or out is written:
-        return written
-    out[...] = written
-    return out
-
-
-class CBackend:
-    """See :class:`pyq.backends.Backend`."""
+class CBackend(KernelBackend):
+    """See :class:`pyq.kernel_backend.KernelBackend`."""
 
     name = "c"
 
-    def matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        rows = lowering.lower_matmul(x, x_zero_point, w)
-        written = _destination(out, (x.shape[0], w.columns), epilogue.dtype)
-        self._gemm(rows, w, w.offsets(), epilogue, written)
-        return _result(written, out)
+    def prepare(self, epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> Struct:
+        """A ``pyq_epilogue``."""
+        fields = (
+            OUTPUT_TYPES[epilogue.dtype],
+            epilogue.zero_point,
+            _pointer("int32_t[]", lowered.bias),
+            _pointer("float[]", lowered.multiplier),
+            _pointer("float[]", lowered.offset),
+            lowered.low,
+            lowered.high,
+            _pointer("uint8_t[]", epilogue.table),
+        )
+        return Struct(ffi.new("pyq_epilogue *", fields), (epilogue, lowered))
 
-    def conv(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        geometry: ConvGeometry,
-        epilogue: Epilogue,
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        offsets = lowering.conv_offsets(x, w, geometry)
-        rows = lowering.lower_conv(x, x_zero_point, w, geometry)
-        shape = (rows.images, rows.height, rows.width, w.columns)
-        written = _destination(out, shape, epilogue.dtype)
-        self._gemm(rows, w, offsets, epilogue, written)
-        return _result(written, out)
-
-    def _gemm(
-        self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any]
+    def gemm(
+        self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], prepared: Struct, out: NDArray[Any]
     ) -> None:
-        lowered = lowering.lower_epilogue(epilogue, w.columns, lowering.zero_point_correction(rows, w))
-        c_epilogue = self._epilogue(epilogue, lowered)
-        c_rows = ffi.new(
-            "pyq_rows *", (_address("uint8_t[]", rows.data), _address("int16_t[]", rows.words), *rows[2:8])
-        )
-        tables = (ffi.from_buffer("pyq_panel[]", w.panels), len(w.panels))
-        packed = (_address("int32_t[]", offsets), _address("uint8_t[]", w.data))
-        c_weights = ffi.new("pyq_weights *", (*tables, *packed))
-        lib.pyq_gemm(c_rows, c_weights, c_epilogue, ffi.from_buffer(out, require_writable=True), w.columns)
+        """``pyq_gemm``."""
+        weights = w.cached(("pyq_weights", id(offsets)), lambda: _weights(w, offsets))
+        elements = (_pointer("uint8_t[]", rows.data), _pointer("int16_t[]", rows.words))
+        c_rows = ffi.new("pyq_rows *", (*elements, *rows[2:8]))
+        lib.pyq_gemm(c_rows, weights.c, prepared.c, ffi.from_buffer(out, require_writable=True), w.columns)
 
-    def _epilogue(self, epilogue: Epilogue, lowered: lowering.LoweredEpilogue) -> Any:
-        """The C struct; the arrays it points to stay alive as long as ``epilogue`` and ``lowered`` do."""
-        return ffi.new(
-            "pyq_epilogue *",
-            (
-                OUTPUT_TYPES[epilogue.dtype],
-                epilogue.zero_point,
-                _address("int32_t[]", lowered.bias),
-                _address("float[]", lowered.multiplier),
-                _address("float[]", lowered.offset),
-                lowered.low,
-                lowered.high,
-                _address("uint8_t[]", epilogue.table),
-            ),
-        )
+    def finish(self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any]) -> None:
+        """``pyq_apply_epilogue``."""
+        to = ffi.from_buffer(out, require_writable=True)
+        lib.pyq_apply_epilogue(ffi.from_buffer("int32_t[]", acc), *acc.shape, prepared.c, to)
 
-    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        acc = np.ascontiguousarray(acc)
-        columns = acc.shape[-1]
-        lowered = lowering.lower_epilogue(epilogue, columns)
-        written = _destination(out, acc.shape, epilogue.dtype)
-        lib.pyq_apply_epilogue(
-            ffi.from_buffer("int32_t[]", acc),
-            acc.size // columns if columns else 0,
-            columns,
-            self._epilogue(epilogue, lowered),
-            ffi.from_buffer(written, require_writable=True),
-        )
-        return _result(written, out)
-
-    def lookup(
-        self, x: NDArray[Any], table: NDArray[np.uint8], dtype: np.dtype[Any], out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        walk = lowering.Walk.along(x)
-        source, target = walk.flat(x), walk.target(out, dtype)
+    def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """``pyq_lookup``."""
         lib.pyq_lookup(
-            ffi.from_buffer("uint8_t[]", source),
+            ffi.from_buffer("uint8_t[]", x),
             ffi.from_buffer("uint8_t[]", table),
-            ffi.from_buffer("uint8_t[]", target, require_writable=True),
-            source.size,
+            ffi.from_buffer("uint8_t[]", out, require_writable=True),
+            x.size,
         )
-        return walk.result(target, out)
 
-    def quantize(self, x: NDArray[np.float32], params: QParams, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        walk = lowering.Walk.along(x)
-        source, target = walk.flat(x), walk.target(out, params.dtype)
-        found_nan = ffi.new("int32_t *")
-        for part, scale, zero_point in walk.slices(params):
-            lib.pyq_quantize(
-                ffi.from_buffer("float[]", source[part]),
-                ffi.from_buffer("uint8_t[]", target[part], require_writable=True),
-                part.stop - part.start,
-                scale,
-                zero_point,
-                params.qmin - zero_point,
-                params.qmax - zero_point,
-                found_nan,
-            )
-            if found_nan[0]:
-                raise ValueError("x: contains NaN, which has no quantized value")
-        return walk.result(target, out)
+    def quantize_run(
+        self, x: NDArray[np.float32], scale: float, zero_point: int, low: int, high: int, out: NDArray[np.uint8]
+    ) -> bool:
+        """``pyq_quantize``."""
+        source, target = ffi.from_buffer("float[]", x), ffi.from_buffer("uint8_t[]", out, require_writable=True)
+        return bool(lib.pyq_quantize(source, target, x.size, scale, zero_point, low, high))
 
-    def dequantize(
-        self, q: NDArray[Any], params: QParams, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        if q.dtype == np.int32:  # biases: small, and exact in NumPy
-            return _result(dequantize_array(q, params), out)
-        walk = lowering.Walk.along(q)
-        source, target = walk.flat(q), walk.target(out, np.dtype(np.float32))
-        for part, scale, zero_point in walk.slices(params):
-            lib.pyq_dequantize(
-                ffi.from_buffer("uint8_t[]", source[part]),
-                q.dtype == np.int8,
-                ffi.from_buffer("float[]", target[part], require_writable=True),
-                part.stop - part.start,
-                scale,
-                zero_point,
-            )
-        return walk.result(target, out)
+    def dequantize_run(
+        self, q: NDArray[np.uint8], is_signed: bool, scale: float, zero_point: int, out: NDArray[np.float32]
+    ) -> None:
+        """``pyq_dequantize``."""
+        source, target = ffi.from_buffer("uint8_t[]", q), ffi.from_buffer("float[]", out, require_writable=True)
+        lib.pyq_dequantize(source, is_signed, target, q.size, scale, zero_point)
 
-    def binary(
-        self,
-        op: str,
-        a: NDArray[Any],
-        a_params: QParams,
-        b: NDArray[Any],
-        b_params: QParams,
-        out_params: QParams,
-        out: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
-        operands = lowering.lower_binary(op, a, a_params, b, b_params)
-        dims, a_strides, b_strides = lowering.merged_dimensions(operands.a, operands.b)
-        walk = lowering.Walk(operands.a.shape, operands.order)
-        target = walk.target(out, out_params.dtype)
-        zero_point = int(out_params.zero_point)
+    def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
+        """``pyq_binary``."""
+        zero_point = int(params.zero_point)
         lib.pyq_binary(
             OPERATIONS.index(op),
-            len(dims),
-            dims,
-            ffi.cast("uint8_t *", operands.a.ctypes.data),
-            a_strides,
-            ffi.cast("uint8_t *", operands.b.ctypes.data),
-            b_strides,
-            _affine(a_params),
-            _affine(b_params),
-            _affine(out_params),
-            out_params.qmin - zero_point,
-            out_params.qmax - zero_point,
-            ffi.from_buffer("uint8_t[]", target, require_writable=True),
+            len(a.shape),
+            a.shape,
+            ffi.cast("uint8_t *", a.array.ctypes.data),
+            a.strides,
+            ffi.cast("uint8_t *", b.array.ctypes.data),
+            b.strides,
+            _affine(a.params),
+            _affine(b.params),
+            _affine(params),
+            params.qmin - zero_point,
+            params.qmax - zero_point,
+            ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
-        return walk.result(target, out)
+
+
+def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
+    fields = (
+        ffi.from_buffer("pyq_panel[]", w.panels),
+        len(w.panels),
+        ffi.from_buffer("int32_t[]", offsets),
+        ffi.from_buffer("uint8_t[]", w.data),
+    )
+    return Struct(ffi.new("pyq_weights *", fields), (w.panels, offsets, w.data))
 
 
 def _affine(params: QParams) -> Any:

@@ -174,9 +174,9 @@ def lower_epilogue(epilogue: Epilogue, columns: int, correction: NDArray[np.int3
     )
 
 
-def zero_point_correction(rows: Rows, w: PackedWeight) -> NDArray[np.int32] | None:
-    """``-za * colsum``, int32 modulo 2^32; None when there is nothing to correct."""
-    return w.colsum * np.int32(-rows.zero_point) if rows.zero_point else None
+def zero_point_correction(w: PackedWeight, zero_point: int) -> NDArray[np.int32] | None:
+    """``-zero_point * colsum``, int32 modulo 2^32; None when there is nothing to correct."""
+    return w.colsum * np.int32(-zero_point) if zero_point else None
 
 
 def memory_order(x: NDArray[Any]) -> tuple[int, ...]:
@@ -232,25 +232,32 @@ class Walk(NamedTuple):
             yield part, float(params.scale[channel]), int(params.zero_point[channel])
 
 
-class BinaryOperands(NamedTuple):
-    """Two operands brought to one shape, with their axes in the order of the walk; ``order`` as in :class:`Walk`."""
+class BinaryLines(NamedTuple):
+    """An operand of element-wise arithmetic, with its axes in the order of the walk and merged where possible.
 
-    a: NDArray[Any]
-    b: NDArray[Any]
-    order: tuple[int, ...]
+    ``shape`` and the byte strides are those of both operands together, the last stride 0 or 1; ``array`` is the
+    operand itself, whose memory they describe.
+    """
+
+    array: NDArray[Any]
+    params: QParams
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 def lower_binary(
     op: str, a: NDArray[Any], a_params: QParams, b: NDArray[Any], b_params: QParams
-) -> BinaryOperands:
+) -> tuple[Walk, BinaryLines, BinaryLines]:
     """Broadcast, and follow the memory of the operand that fills the result. 0 / 0 is a ValueError."""
     if op == "div" and ((a == a_params.zero_point) & (b == b_params.zero_point)).any():
         raise ValueError("a, b: 0 / 0 is NaN, which has no quantized value")
     shape = np.broadcast_shapes(a.shape, b.shape)
     filling = next((x for x in (a, b) if x.shape == shape), np.empty(shape, np.bool_))
     order = memory_order(filling)
-    first, second = (np.broadcast_to(x, shape).transpose(order) for x in (a, b))
-    return BinaryOperands(_unit_inner(first), _unit_inner(second), order)
+    first, second = (_unit_inner(np.broadcast_to(x, shape).transpose(order)) for x in (a, b))
+    dims, a_strides, b_strides = merged_dimensions(first, second)
+    walk = Walk(first.shape, order)
+    return walk, BinaryLines(first, a_params, dims, a_strides), BinaryLines(second, b_params, dims, b_strides)
 
 
 def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
@@ -258,18 +265,18 @@ def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
     return x if not x.ndim or x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
 
 
-def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[list[int], list[int], list[int]]:
+def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Shape and byte strides of two operands, every pair of axes merged that both cross in one even stride."""
-    dims, a_strides, b_strides = [1], [0], [0]
-    for size, sa, sb in zip(a.shape, a.strides, b.strides, strict=True):
-        if size == 1:
-            continue
-        if dims[-1] == 1:
-            dims[-1], a_strides[-1], b_strides[-1] = size, sa, sb
-        elif a_strides[-1] == sa * size and b_strides[-1] == sb * size:
-            dims[-1], a_strides[-1], b_strides[-1] = dims[-1] * size, sa, sb
-        else:
-            dims, a_strides, b_strides = [*dims, size], [*a_strides, sa], [*b_strides, sb]
-    if a_strides[-1] not in (0, 1) or b_strides[-1] not in (0, 1):  # the innermost axis had one element
-        dims, a_strides, b_strides = [*dims, 1], [*a_strides, 0], [*b_strides, 0]
+    axes = [(1, 0, 0)]
+    for size, a_stride, b_stride in zip(a.shape, a.strides, b.strides, strict=True):
+        last_size, last_a, last_b = axes[-1]
+        if last_size == 1:
+            axes[-1] = (size, a_stride, b_stride)
+        elif (last_a, last_b) == (a_stride * size, b_stride * size):
+            axes[-1] = (last_size * size, a_stride, b_stride)
+        elif size != 1:
+            axes.append((size, a_stride, b_stride))
+    if not {axes[-1][1], axes[-1][2]} <= {0, 1}:  # the innermost axis had one element
+        axes.append((1, 0, 0))
+    dims, a_strides, b_strides = zip(*axes, strict=True)
     return dims, a_strides, b_strides

@@ -7,7 +7,7 @@ that the kernel's 16-bit sums are exact (csrc/pack.c) -> :class:`PackedWeight`, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, QUADS8, Panels
 from pyq.tensor import QTensor
 
 INT16_MAX = 32767
+CACHED = 64  # derived things that one weight keeps: image widths times epilogues
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class PackedWeight:
         for array in (scale, zero_point, colsum, *panels):
             array.flags.writeable = False
         self._layouts = frozenset(self.panels["layout"].tolist())
-        self._offsets: dict[tuple[int, ...], NDArray[np.int32]] = {}
+        self._cache: dict[Hashable, Any] = {}
 
     @property
     def columns(self) -> int:
@@ -99,6 +100,15 @@ class PackedWeight:
         per_run = 1 if self.kind == "depthwise" else -(-self.run // 4)
         return self.kernel_shape[0] * self.runs_per_row * per_run
 
+    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What ``make()`` gave for ``key``: things derived from the weights for the calls that use them."""
+        try:
+            return self._cache[key]
+        except KeyError:
+            if len(self._cache) >= CACHED:
+                self._cache.clear()
+            return self._cache.setdefault(key, make())
+
     @property
     def layouts(self) -> frozenset[int]:
         """The panel layouts that occur (constants of :mod:`pyq.panels`)."""
@@ -123,10 +133,8 @@ class PackedWeight:
         self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)
     ) -> NDArray[np.int32]:
         """int32 offset of every step from the start of a row, for uint8 images with these strides."""
-        key = (row_bytes, pixel_bytes, *dilations)
-        if key not in self._offsets:
-            self._offsets[key] = self._entry_offsets(row_bytes, pixel_bytes, dilations)[self.order]
-        return self._offsets[key]
+        key = ("offsets", row_bytes, pixel_bytes, *dilations)
+        return self.cached(key, lambda: self._entry_offsets(row_bytes, pixel_bytes, dilations)[self.order])
 
     def _entry_offsets(self, row_bytes: int, pixel_bytes: int, dilations: tuple[int, int]) -> NDArray[np.int32]:
         height = self.kernel_shape[0]
@@ -215,15 +223,14 @@ def pack(
         raise ValueError(f"amax: got {amax}, expected 1 to 255")
     if qw.ndim not in (2, 3, 4) or 0 in qw.shape:
         raise ValueError(
-            f"qw: got shape {qw.shape}, expected non-empty (K, N) or (M, C / group, *kernel) with a 1-D or 2-D kernel"
+            f"qw: got shape {qw.shape}, expected (K, N), or (M, C / group, *kernel) with a 1-D or 2-D kernel; not empty"
         )
     channel_axis = 1 if qw.ndim == 2 else 0
     if qw.axis not in (None, channel_axis):
         raise ValueError(f"qw: quantized along axis {qw.axis}, expected {channel_axis} (the output channels) or None")
     if group < 1 or (qw.ndim == 2 and group != 1) or qw.shape[channel_axis] % group:
-        raise ValueError(
-            f"group: got {group}, expected 1 for a matrix, a divisor of the {qw.shape[0]} output channels for a convolution"
-        )
+        allowed = "1 for a matrix" if qw.ndim == 2 else f"a divisor of the {qw.shape[0]} output channels"
+        raise ValueError(f"group: got {group}, expected {allowed}")
     zero_point = qw.zero_point.reshape([-1 if axis == qw.axis else 1 for axis in range(qw.ndim)])
     folded = np.subtract(qw.data, zero_point, dtype=np.int16, casting="unsafe")
     dilated = dilations is not None and tuple(dilations)[-1] != 1

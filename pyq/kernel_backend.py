@@ -1,0 +1,160 @@
+"""What the C and the Numba backend have in common: everything but the loops.
+
+A subclass supplies the kernels, on memory that :mod:`pyq.lowering` has arranged: rows and offsets for products, flat
+runs of elements for the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyq import lowering
+from pyq.backends import ConvGeometry, Epilogue
+from pyq.lowering import BinaryLines, LoweredEpilogue, Rows, Walk
+from pyq.packing import PackedWeight
+from pyq.qparams import QParams, dequantize_array
+
+
+class KernelBackend(ABC):
+    """See :class:`pyq.backends.Backend`, which this implements by the abstract methods below."""
+
+    name: str
+
+    @abstractmethod
+    def prepare(self, epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> Any:
+        """The epilogue as the kernels take it; made once for an epilogue, a weight and a zero point."""
+
+    @abstractmethod
+    def gemm(self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], prepared: Any, out: NDArray[Any]) -> None:
+        """The loop nest; ``out`` is contiguous."""
+
+    @abstractmethod
+    def finish(self, acc: NDArray[np.int32], prepared: Any, out: NDArray[Any]) -> None:
+        """The epilogue of accumulators ``[M, N]``."""
+
+    @abstractmethod
+    def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """``table[x]``."""
+
+    @abstractmethod
+    def quantize_run(
+        self, x: NDArray[np.float32], scale: float, zero_point: int, low: int, high: int, out: NDArray[np.uint8]
+    ) -> bool:
+        """Quantize, clamped to ``[low, high]`` before ``zero_point`` is added; returns whether there was a NaN."""
+
+    @abstractmethod
+    def dequantize_run(
+        self, q: NDArray[np.uint8], is_signed: bool, scale: float, zero_point: int, out: NDArray[np.float32]
+    ) -> None:
+        """Dequantize the bytes of uint8 or int8 values."""
+
+    @abstractmethod
+    def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
+        """Arithmetic on two operands of the same shape; ``out`` is flat."""
+
+    def matmul(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """See the protocol."""
+        rows = lowering.lower_matmul(x, x_zero_point, w)
+        written = _destination(out, (x.shape[0], w.columns), epilogue.dtype)
+        self.gemm(rows, w, w.offsets(), self._prepared(epilogue, w, rows.zero_point), written)
+        return _result(written, out)
+
+    def conv(
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """See the protocol."""
+        offsets = lowering.conv_offsets(x, w, geometry)
+        rows = lowering.lower_conv(x, x_zero_point, w, geometry)
+        written = _destination(out, (rows.images, rows.height, rows.width, w.columns), epilogue.dtype)
+        self.gemm(rows, w, offsets, self._prepared(epilogue, w, rows.zero_point), written)
+        return _result(written, out)
+
+    def _prepared(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
+        def make() -> Any:
+            lowered = lowering.lower_epilogue(epilogue, w.columns, lowering.zero_point_correction(w, zero_point))
+            return self.prepare(epilogue, lowered, w.columns)
+
+        return w.cached((self.name, epilogue, zero_point), make)
+
+    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See the protocol."""
+        written = _destination(out, acc.shape, epilogue.dtype)
+        if acc.size:
+            columns = acc.shape[-1]
+            prepared = self.prepare(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
+            self.finish(np.ascontiguousarray(acc).reshape(-1, columns), prepared, written)
+        return _result(written, out)
+
+    def lookup(
+        self, x: NDArray[Any], table: NDArray[np.uint8], dtype: np.dtype[Any], out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """See the protocol."""
+        walk = Walk.along(x)
+        target = walk.target(out, dtype)
+        self.lookup_run(walk.flat(x).view(np.uint8), table, target.view(np.uint8))
+        return walk.result(target, out)
+
+    def quantize(self, x: NDArray[np.float32], params: QParams, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """See the protocol."""
+        walk = Walk.along(x)
+        source, target = walk.flat(x), walk.target(out, params.dtype)
+        found_nan = False
+        for part, scale, zero_point in walk.slices(params):
+            low, high = params.qmin - zero_point, params.qmax - zero_point
+            found_nan |= self.quantize_run(source[part], scale, zero_point, low, high, target[part].view(np.uint8))
+        if found_nan:
+            raise ValueError("x: contains NaN, which has no quantized value")
+        return walk.result(target, out)
+
+    def dequantize(
+        self, q: NDArray[Any], params: QParams, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """See the protocol."""
+        if q.dtype == np.int32:  # biases: small, and exact in NumPy
+            return _result(dequantize_array(q, params), out)
+        walk = Walk.along(q)
+        source, target = walk.flat(q).view(np.uint8), walk.target(out, np.dtype(np.float32))
+        for part, scale, zero_point in walk.slices(params):
+            self.dequantize_run(source[part], q.dtype == np.int8, scale, zero_point, target[part])
+        return walk.result(target, out)
+
+    def binary(
+        self,
+        op: str,
+        a: NDArray[Any],
+        a_params: QParams,
+        b: NDArray[Any],
+        b_params: QParams,
+        out_params: QParams,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """See the protocol."""
+        walk, first, second = lowering.lower_binary(op, a, a_params, b, b_params)
+        target = walk.target(out, out_params.dtype)
+        if target.size:
+            self.binary_lines(op, first, second, out_params, target.view(np.uint8))
+        return walk.result(target, out)
+
+
+def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
+    return out if out is not None and out.flags.c_contiguous else np.empty(shape, dtype)
+
+
+def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+    if out is None or out is written:
+        return written
+    out[...] = written
+    return out
