@@ -48,6 +48,7 @@ class DirectStep(Int8Step):
             self._reference = FloatStep(node, graph)
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         operands = self.operands(inputs)
         if operands[0].dtype in self._dtypes:
             work = self._work or self._prepare(self._node, operands)

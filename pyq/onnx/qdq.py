@@ -131,7 +131,7 @@ class Fuser(Matcher):
         """Append `node` on integers with one DequantizeLinear behind each output."""
         outputs = [self.fresh(name) if name else "" for name in node.outputs]
         self.nodes.append(replace(node, inputs=inputs, outputs=outputs, domain=domain))
-        scale, zero_point = self.fresh("scale"), self.fresh("zero_point")
+        scale, zero_point = (self.fresh(f"{node.outputs[0]}_{name}") for name in ("scale", "zero_point"))
         self.constants[scale] = params.scale
         self.constants[zero_point] = params.zero_point.astype(params.dtype)
         for integers, real in zip(outputs, node.outputs, strict=True):
@@ -142,7 +142,8 @@ class Fuser(Matcher):
 
     def cancel(self, quantized: str, other: str) -> bool:
         """The integers `other` are those of `quantized`: let their readers read `quantized`."""
-        self.nodes.append(Node("Identity", [quantized], [other]))  # pruned, unless `other` is an output
+        # Pruned, unless `other` is an output of the graph.
+        self.nodes.append(Node("Identity", [quantized], [other], name=other))
         self._renamed[other] = quantized
         return True
 
@@ -321,7 +322,7 @@ def pad(fuser: Fuser, node: Node) -> bool:
     integer = quantize_array(value, x.params)
     if dequantize_array(integer, x.params) != value:
         return False
-    name = fuser.fresh("pad_value")
+    name = fuser.fresh(f"{node.outputs[0]}_padding")
     fuser.constants[name] = integer.reshape(())
     return fuser.move(node, [x.name, inputs[1], name, *node.inputs[3:]], x.params)
 

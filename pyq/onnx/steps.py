@@ -118,6 +118,7 @@ class MatMulStep(ProductStep):
     """x [..., K] times a constant [K, N]."""
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         (x,) = self.operands(inputs)
         k, n = self._weight.shape
         self._check(x, -1, k)
@@ -137,6 +138,7 @@ class ConvStep(ProductStep):
         self._placed: dict[tuple[int, ...], tuple[ConvGeometry, tuple[int, ...]]] = {}
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         (x,) = self.operands(inputs)
         filters, depth, *kernel = self._weight.shape
         if x.ndim != len(kernel) + 2:
@@ -171,6 +173,7 @@ class BinaryStep(Int8Step):
         self._a, self._b, self._out = (node.attributes[key] for key in ("a", "b", "out"))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         a, b = self.bytes(inputs)
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = take_like(a if a.shape == shape else b, shape, self._out.dtype, out)
@@ -185,6 +188,7 @@ class LookupStep(Int8Step):
         self._table, self._dtype = node.attributes["table"], node.attributes["dtype"]
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         (x,) = self.bytes(inputs)
         y = take_like(x, x.shape, self._dtype, out)
         return [current_backend().lookup(x, self._table, self._dtype, y)]
@@ -198,6 +202,7 @@ class ConcatStep(Int8Step):
         self._axis, self._dtype, self._tables = (node.attributes[key] for key in ("axis", "dtype", "tables"))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         parts = self.bytes(inputs)
         axis = self._axis % parts[0].ndim
         shape = list(parts[0].shape)
@@ -223,6 +228,7 @@ class MaxPoolStep(Int8Step):
             self._pool = partial(max_pool, **_window(node))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         (x,) = self.operands(inputs)
         return [self._pool(QTensor(x, 1.0)).data]
 
@@ -244,6 +250,7 @@ class BetweenStep(Int8Step):
             self._function = partial(average_pool, count_include_pad=include_pad, out=out, **_window(node))
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
         (x,) = self.operands(inputs)
         return [self._function(QTensor(x, self._x.scale, self._x.zero_point)).data]
 
