@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pyq.checks import check_choice, check_integers
 
 AUTO_PAD = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -19,6 +21,16 @@ class Placement:
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
     out: tuple[int, ...]
+
+    def counts(self, sizes: Sequence[int], include_pad: bool = False) -> np.ndarray:
+        """int64 elements of each window, [*out]: those within the image of `sizes`, or also those of its pads."""
+        counts = np.ones((), np.int64)
+        for i, size in enumerate(sizes):
+            begin, end = (self.pads[i], self.pads[i + len(sizes)]) if include_pad else (0, 0)
+            starts = np.arange(self.out[i]) * self.strides[i] - self.pads[i]
+            taps = starts[:, None] + np.arange(self.kernel[i]) * self.dilations[i]
+            counts = counts[..., None] * ((taps >= -begin) & (taps < size + end)).sum(axis=1)
+        return counts
 
 
 def place(

@@ -132,18 +132,9 @@ def _padded(x: np.ndarray, axis: int, begin: int, end: int, value: int) -> np.nd
 
 
 def _counts(sizes: Sequence[int], placement: Placement, include_pad: bool) -> np.ndarray:
-    """Elements of each window, [*out]: those within the image, or within the image and its pads."""
-    rank = len(sizes)
-    counts = np.ones((), np.int64)
-    for i, size in enumerate(sizes):
-        begin, end = placement.pads[i], placement.pads[i + rank]
-        starts = np.arange(placement.out[i]) * placement.strides[i] - begin
-        taps = starts[:, None] + np.arange(placement.kernel[i]) * placement.dilations[i]
-        if not ((taps >= 0) & (taps < size)).any(axis=1).all():
-            raise ValueError(f"pads: a window lies wholly in the padding {begin} and {end} of dimension {i}")
-        within = (taps >= -begin) & (taps < size + end) if include_pad else (taps >= 0) & (taps < size)
-        counts = counts[..., None] * within.sum(axis=1)
-    return counts
+    if not placement.counts(sizes).all():
+        raise ValueError(f"pads: a window lies wholly in the padding {placement.pads}")
+    return placement.counts(sizes, include_pad)
 
 
 def _channels_first(x: QTensor, layout: str) -> np.ndarray:

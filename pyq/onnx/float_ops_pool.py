@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyq.geometry import Placement, place
+from pyq.geometry import place
 from pyq.onnx.float_ops_conv import padded, taps
 
 Array = np.ndarray
@@ -49,20 +49,8 @@ def average_pool(
     y = next(views).copy()
     for view in views:
         y += view
-    y /= _counts(x.shape[2:], placement, bool(count_include_pad)).astype(x.dtype)
+    y /= placement.counts(x.shape[2:], bool(count_include_pad)).astype(x.dtype)
     return y
-
-
-def _counts(size: Sequence[int], placement: Placement, include_pad: bool) -> Array:
-    """How many elements each window holds, [*out]: those of the input, or also those of its padding."""
-    total, rank = np.ones((), np.int64), len(size)
-    for i, n in enumerate(size):
-        before, after = placement.pads[i], placement.pads[i + rank]
-        places = np.arange(placement.out[i])[:, None] * placement.strides[i] - before
-        places = places + np.arange(placement.kernel[i]) * placement.dilations[i]
-        held = places < n + after if include_pad else (places >= 0) & (places < n)
-        total = total[..., None] * held.sum(axis=1)
-    return total
 
 
 def global_average_pool(x: Array) -> Array:
