@@ -37,15 +37,22 @@ IMPOSSIBLE = {
     "test_bernoulli": "the expected outputs are random numbers",
 }
 
-suite = BackendTest(PyqBackend, __name__)
-for pattern in GAPS:
-    suite.xfail(pattern)
-for pattern in IMPOSSIBLE:
-    suite.exclude(pattern)
-for case_name, case in suite.test_cases.items():
-    for test_name in [name for name in vars(case) if name.endswith("_cuda")]:
-        delattr(case, test_name)
-    globals()[case_name] = case
+
+def suite_of_onnx() -> dict[str, type]:
+    """The test cases of the suite, for the CPU."""
+    suite = BackendTest(PyqBackend, __name__)
+    for pattern in GAPS:
+        suite.xfail(pattern)
+    for pattern in IMPOSSIBLE:
+        suite.exclude(pattern)
+    cases = suite.test_cases
+    for case in cases.values():
+        for name in [name for name in vars(case) if name.endswith("_cuda")]:
+            delattr(case, name)
+    return cases
+
+
+globals().update(suite_of_onnx())
 
 
 @pytest.fixture(autouse=True, scope="module")
