@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from exact import assert_same, conv, corners, full_range, matmul, wrapped
-from guarded import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,40 +253,6 @@ def test_one_dimension(
     }
     acc = ops.conv_integer(x, w, zx, zw, **attributes)
     assert_same(np.ascontiguousarray(acc), conv(x[:, :, None], w[:, :, None], zx, zw, **lifted)[:, :, 0], backend)
-
-
-# --- what lies around the arrays ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["c", "numba"], indirect=True)
-@pytest.mark.parametrize("edge", ["end", "start"])
-@pytest.mark.parametrize("dtype", BYTES)
-@pytest.mark.parametrize("k", [1, 3, 4, 17, 64])
-def test_products_stay_within_their_arrays(
-    backend: str, edge: str, dtype: str, k: int, rng: np.random.Generator
-) -> None:
-    """The caller's arrays have no slack: what lies beyond them is a guard page."""
-    a, b = full_range(rng, (7, k), dtype), np.clip(rng.normal(0, 9, (k, 21)).round(), -128, 127).astype(np.int8)
-    for weights in (b, pack(QTensor(b, 1.0))):
-        assert_same(ops.matmul_integer(guarded(a, edge), weights, 5), matmul(a, b, 5), backend)
-
-
-@pytest.mark.parametrize("backend", ["c", "numba"], indirect=True)
-@pytest.mark.parametrize("edge", ["end", "start"])
-@pytest.mark.parametrize(
-    ("channels", "group", "filters"),
-    [(3, 1, 5), (4, 1, 5), (4, 2, 6), (8, 4, 8), (12, 4, 20), (16, 16, 16), (17, 17, 17), (32, 32, 32), (2, 2, 2)],
-)
-def test_convolutions_stay_within_their_arrays(
-    backend: str, edge: str, channels: int, group: int, filters: int, rng: np.random.Generator
-) -> None:
-    """Images that lie channels last are used where they are; a group's last quad must not pass the last pixel."""
-    x = full_range(rng, (1, 5, 6, channels), "uint8")
-    w = np.clip(rng.normal(0, 9, (filters, channels // group, 3, 3)).round(), -128, 127).astype(np.int8)
-    expected = conv(np.moveaxis(x, -1, 1), w, 5, group=group)
-    for weights in (w, pack(QTensor(w, 1.0), group=group)):
-        acc = ops.conv_integer(guarded(x, edge), weights, 5, group=group, layout="NHWC")
-        assert_same(np.ascontiguousarray(np.moveaxis(acc, -1, 1)), expected, backend)
 
 
 def test_the_comparison_names_rows_and_columns() -> None:

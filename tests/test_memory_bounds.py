@@ -1,0 +1,127 @@
+"""Backends read and write nothing beyond the arrays of the caller: each lies at a guard page.
+
+The kernels themselves are held to their contract in test_kernels.py and test_epilogues.py; here the caller's arrays
+have no slack at all, and what kernels need of it must have been copied.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from exact import assert_same, conv, full_range, matmul
+from guarded import fatal_signal, guarded
+
+from pyq import ops
+from pyq.backends import Epilogue, backend
+from pyq.packing import pack
+from pyq.qparams import QParams
+from pyq.tensor import QTensor
+
+REFERENCE = backend("reference")
+SIZES = [1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 1000]
+UNSIGNED, SIGNED = QParams(np.float32(0.047), 131, "uint8"), QParams(np.float32(0.031), -9, "int8")
+
+every_backend = pytest.mark.parametrize("name", ["c", "numba"])
+every_edge = pytest.mark.parametrize("edge", ["end", "start"])
+
+
+def weights(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """int8 weights of which the pack can prove most panels."""
+    return np.clip(rng.normal(0, 9, shape).round(), -128, 127).astype(np.int8)
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("k", [1, 3, 4, 17, 64])
+def test_products(name: str, edge: str, dtype: str, k: int, rng: np.random.Generator) -> None:
+    """Activations and result; 21 columns leave a panel that must not be stored whole."""
+    a, b = full_range(rng, (7, k), dtype), weights(rng, k, 21)
+    for prove in (False, True):
+        packed, out = pack(QTensor(b, 1.0), prove=prove), guarded(np.zeros((7, 21), np.int32), edge)
+        result = backend(name).matmul(guarded(a, edge), 5, packed, Epilogue(np.dtype(np.int32)), out)
+        assert result is out
+        assert_same(out, matmul(a, b, 5), name)
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 21, 48])
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int8"])
+def test_epilogue_arrays(name: str, edge: str, columns: int, dtype: str, rng: np.random.Generator) -> None:
+    """Bias, multiplier, offset, table and result."""
+    a, packed = full_range(rng, (7, 12), "uint8"), pack(QTensor(weights(rng, 12, columns), 1.0))
+    arrays = {
+        "bias": full_range(rng, (columns,), np.int32) >> 10,
+        "multiplier": rng.uniform(1e-4, 1e-2, columns).astype(np.float32),
+    }
+    if dtype == "float32":
+        arrays["offset"] = rng.normal(0, 100, columns).astype(np.float32)
+    else:
+        arrays["table"] = full_range(rng, (256,), np.uint8)
+    epilogue = Epilogue(np.dtype(dtype), **arrays)
+    guards: dict[str, Any] = {which: guarded(array, edge) for which, array in arrays.items()}
+    tight = Epilogue(np.dtype(dtype), **guards)
+    acc = matmul(a, packed.unpack(), 5)
+    expected = REFERENCE.requantize(acc, epilogue)
+    out = guarded(np.zeros((7, columns), dtype), edge)
+    assert_same(backend(name).matmul(guarded(a, edge), 5, packed, tight, out), expected, name)
+    out = guarded(np.zeros((7, columns), dtype), edge)
+    assert_same(backend(name).requantize(guarded(acc, edge), tight, out), expected, name)
+
+
+@pytest.mark.parametrize("backend", ["c", "numba"], indirect=True)
+@every_edge
+@pytest.mark.parametrize(
+    ("channels", "group", "filters"),
+    [(3, 1, 5), (4, 1, 5), (4, 2, 6), (8, 4, 8), (12, 4, 20), (16, 16, 16), (17, 17, 17), (32, 32, 32), (2, 2, 2)],
+)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 5)])
+def test_convolutions(
+    backend: str, edge: str, channels: int, group: int, filters: int, kernel: tuple[int, int], rng: np.random.Generator
+) -> None:
+    """Images that lie channels last may be used where they are; the last quad of a group must not pass them."""
+    x, w = full_range(rng, (1, 5, 6, channels), "uint8"), weights(rng, filters, channels // group, *kernel)
+    expected = conv(np.moveaxis(x, -1, 1), w, 5, group=group)
+    for packed in (w, pack(QTensor(w, 1.0), group=group)):
+        acc = ops.conv_integer(guarded(x, edge), packed, 5, group=group, layout="NHWC")
+        assert_same(np.ascontiguousarray(np.moveaxis(acc, -1, 1)), expected, backend)
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("size", SIZES)
+def test_element_wise(name: str, edge: str, size: int, rng: np.random.Generator) -> None:
+    """Lookup, quantize, dequantize and arithmetic, with broadcasting."""
+    b = backend(name)
+    q, table = full_range(rng, (size,), "uint8"), full_range(rng, (256,), "uint8")
+    x = rng.normal(0, 10, size).astype(np.float32)
+    s = full_range(rng, (3, size), "int8")
+
+    def at_edge(array: np.ndarray) -> np.ndarray:
+        return guarded(array, edge)
+
+    def out(*shape: int, dtype: str = "uint8") -> np.ndarray:
+        return guarded(np.zeros(shape, dtype), edge)
+
+    expected = REFERENCE.lookup(q, table, np.dtype("int8"))
+    assert_same(b.lookup(at_edge(q), at_edge(table), np.dtype("int8"), out(size, dtype="int8")), expected, name)
+    assert_same(b.quantize(at_edge(x), UNSIGNED, out(size)), REFERENCE.quantize(x, UNSIGNED), name)
+    expected = REFERENCE.dequantize(q, UNSIGNED)
+    assert_same(b.dequantize(at_edge(q), UNSIGNED, out(size, dtype="float32")), expected, name)
+    for op in ("add", "sub", "mul"):
+        for other in (q, q[:1]):
+            expected = REFERENCE.binary(op, s, SIGNED, other, UNSIGNED, UNSIGNED)
+            result = b.binary(op, at_edge(s), SIGNED, at_edge(other), UNSIGNED, UNSIGNED, out(3, size))
+            assert_same(result, expected, f"{name} {op}")
+
+
+@every_backend
+def test_the_guard_pages_would_tell(name: str) -> None:
+    """An `out` that is too small, which `pyq.ops` never passes on, kills the process."""
+    x, table = np.zeros(4096, np.uint8), np.zeros(256, np.uint8)
+    short = guarded(np.zeros(4095, np.uint8))
+    assert fatal_signal(lambda: backend(name).lookup(x, table, np.dtype("uint8"), short)) == signal.SIGSEGV
