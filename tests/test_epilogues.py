@@ -12,9 +12,9 @@ from exact import assert_same, full_range, wrapped
 from guarded import fatal_signal, guarded
 from hypothesis import given
 from hypothesis import strategies as st
-from pyq._core import ffi, lib
 
 import pyq
+from pyq._core import ffi, lib
 from pyq.backends import Epilogue, backend
 
 NR = 16

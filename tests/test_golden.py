@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import CASES, digest
-from pyq._core import lib
 
 import pyq
+from pyq._core import lib
 from pyq.config import ISA_NAMES
 
 PROGRAM = Path(__file__).with_name("golden.py")

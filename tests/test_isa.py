@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 from exact import full_range
-from pyq._core import lib
 
 import pyq
 from pyq import ops
+from pyq._core import lib
 from pyq.backends import backend
 from pyq.config import ISA_NAMES, config, isa
 from pyq.packing import pack

@@ -14,11 +14,11 @@ from exact import assert_same, wrapped
 from guarded import fatal_signal, guarded
 from hypothesis import given
 from hypothesis import strategies as st
-from pyq._core import ffi, lib
-from pyq.kernels.tile import tiles
 
 import pyq
+from pyq._core import ffi, lib
 from pyq.config import ISA_NAMES, Kernel
+from pyq.kernels.tile import tiles
 from pyq.panels import LAYOUT_NAMES
 
 NR = 16

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from exact import assert_same, full_range
-from pyq.kernels.backend import NumbaBackend
 
 from pyq import reference
 from pyq.backends import Epilogue
+from pyq.kernels.backend import NumbaBackend
 
 NUMBA = NumbaBackend()
 

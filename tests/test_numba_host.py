@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from pyq.kernels import elementwise, epilogue, gemm, host, tile
 
 import pyq
+from pyq.kernels import elementwise, epilogue, gemm, host, tile
 
 
 def run_python(code: str, **environment: str) -> str:

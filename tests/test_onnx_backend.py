@@ -35,7 +35,7 @@ GAPS = {
 # Tests whose outcome pyq does not decide.
 UNDECIDED = {
     "test_bernoulli": "the expected outputs are random numbers",
-    "test_squeezenet_cpu": "1000 equal logits near 1e10: softmax then shows the last bits of BLAS, which differ between "
+    "test_squeezenet_cpu": "1000 equal logits near 1e10: softmax shows the last bits of BLAS, which differ between "
     "columns at the edge of its tiles and with its number of threads",
 }
 
