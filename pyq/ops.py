@@ -336,7 +336,7 @@ def _zero_points(
     limits = np.iinfo(dtype)
     if zeros.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {zeros.dtype}")
-    if ((zeros < limits.min) | (zeros > limits.max)).any():
+    if zeros.size and not limits.min <= zeros.min() <= zeros.max() <= limits.max:
         raise ValueError(f"{name}: expected {limits.min} to {limits.max} for {dtype}, got {values!r}")
     if zeros.size == 1:
         return zeros.reshape(())

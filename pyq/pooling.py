@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def average_pool(
     images = _channels_first(x, layout)
     placement = place(images.shape[2:], kernel_shape, strides, pads, dilations, auto_pad, ceil_mode)
     counts = _counts(images.shape[2:], placement, count_include_pad)
-    sums = _reduced(np.add, np.subtract(images, x.zero_point, dtype=np.int64), placement, 0)
+    differences = np.subtract(images, x.zero_point, dtype=_wide_enough(prod(placement.kernel)))
+    sums = _reduced(np.add, differences, placement, 0)
     return _mean(x, sums, counts, out, layout)
 
 
@@ -99,7 +101,8 @@ def global_average_pool(x: QTensor, out: QParams | None = None, layout: str = "N
     """
     images = _channels_first(x, layout)
     count = prod(images.shape[2:])
-    sums = images.sum(axis=_spatial(images), keepdims=True, dtype=np.int64) - count * x.zero_point.astype(np.int64)
+    sums = images.sum(axis=_spatial(images), keepdims=True, dtype=_wide_enough(count)).astype(np.int64)
+    sums -= count * x.zero_point.astype(np.int64)
     return _mean(x, sums, np.asarray(count), out, layout)
 
 
@@ -129,6 +132,11 @@ def _padded(x: np.ndarray, axis: int, begin: int, end: int, value: int) -> np.nd
     padded = np.full_like(x, value, shape=shape)  # in the memory order of x, unlike np.pad
     padded[(*(slice(None),) * axis, slice(begin, begin + x.shape[axis]))] = x
     return padded
+
+
+def _wide_enough(count: int) -> type[np.signedinteger[Any]]:
+    """A type that holds a sum of ``count`` differences of bytes: half the width is more than twice the speed."""
+    return np.int32 if count < 2**22 else np.int64
 
 
 def _counts(sizes: Sequence[int], placement: Placement, include_pad: bool) -> np.ndarray:
