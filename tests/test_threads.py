@@ -94,12 +94,13 @@ def wait(child: int) -> int:
 
 
 def forked(a: np.ndarray, w: Any, right: np.ndarray) -> int:
-    """Exit code of a child that computes: 0 when the result is right."""
+    """Exit code of a child that computes: 0 when the result is right and came from four threads of its own."""
     child = os.fork()
     if child == 0:
-        code = 2
+        code = 3
         try:
-            code = int(not np.array_equal(ops.matmul_integer(a, w, 7), right))
+            same = np.array_equal(ops.matmul_integer(a, w, 7), right)
+            code = 1 if not same else 2 if len(os.listdir("/proc/self/task")) != 4 else 0
         finally:
             os._exit(code)
     return wait(child)
