@@ -21,14 +21,19 @@ def corners(rng: np.random.Generator, shape: Sequence[int], dtype: npt.DTypeLike
     return rng.choice(np.array([limits.min, limits.max], dtype), shape)
 
 
+def wide(x: npt.ArrayLike) -> np.ndarray:
+    """`x` as int64. NumPy 1 would otherwise take `uint8 array - int64 scalar` for uint8."""
+    return np.asarray(x).astype(np.int64)
+
+
 def wrapped(sums: npt.ArrayLike) -> np.ndarray:
     """Integers modulo 2**32, as int32."""
-    return np.asarray(sums).astype(np.int64).astype(np.int32)
+    return wide(sums).astype(np.int32)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, za: Any = 0, zb: Any = 0) -> np.ndarray:
     """int32 `(a - za) @ (b - zb)` from int64; za and zb broadcast against a and b."""
-    return wrapped(np.matmul(a.astype(np.int64) - za, b.astype(np.int64) - zb))
+    return wrapped(np.matmul(wide(a) - za, wide(b) - zb))
 
 
 def conv(
@@ -43,9 +48,9 @@ def conv(
 ) -> np.ndarray:
     """int32 ONNX ConvInteger of NCHW images from int64, one kernel tap after the other; zw: one, or [M]."""
     images = np.pad(
-        x.astype(np.int64) - zx, [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])]
+        wide(x) - zx, [(0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])]
     )  # zero after the subtraction is padding with zx
-    filters = w.astype(np.int64) - np.asarray(zw, np.int64).reshape(-1, 1, 1, 1)
+    filters = wide(w) - wide(zw).reshape(-1, 1, 1, 1)
     m, depth, *kernel = w.shape
     out = [
         (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(images.shape[2:], kernel, dilations, strides, strict=True)

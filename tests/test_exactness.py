@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import assert_same, conv, corners, full_range, matmul, wrapped
+from exact import assert_same, conv, corners, full_range, matmul, wide, wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,8 +87,8 @@ def test_big_products(backend: str, ta: str, tb: str, m: int, k: int, n: int, rn
     acc = ops.matmul_integer(a, b, za, zb)
     assert (acc.dtype, acc.shape) == (np.int32, (m, n))
     v = rng.integers(-(2**15), 2**15, (n, 3))
-    left, right = a - za.astype(np.int64), b - zb.astype(np.int64)
-    np.testing.assert_array_equal(acc.astype(np.int64) @ v, left @ (right @ v))
+    left, right = wide(a) - wide(za), wide(b) - wide(zb)
+    np.testing.assert_array_equal(wide(acc) @ v, left @ (right @ v))
 
 
 @every_mix

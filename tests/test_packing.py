@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import assert_same, conv, corners, full_range, matmul
+from exact import assert_same, conv, corners, full_range, matmul, wide
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +36,7 @@ def quantized(
 
 def folded(w: QTensor) -> np.ndarray:
     """The weights minus their zero points, int64."""
-    return w.data - w.zero_point.astype(np.int64).reshape([-1 if a == w.axis else 1 for a in range(w.ndim)])
+    return wide(w.data) - w.zero_point.reshape([-1 if a == w.axis else 1 for a in range(w.ndim)])
 
 
 def worst(weights: np.ndarray, amax: int) -> np.ndarray:
@@ -147,7 +147,7 @@ def certified(w: PackedWeight, amax: int) -> None:
     assert certificate.groups == quads8["steps"].sum() // 2
     assert certificate.splits == w.panels["splits"].sum()
     assert sum(certificate.panels.values()) == len(w.panels) == -(-w.columns // 16)
-    integers = w.unpack() - w.zero_point.astype(np.int64)
+    integers = wide(w.unpack()) - w.zero_point
     x = worst(integers, amax)
     assert_same(ops.matmul_integer(x, w), matmul(x, integers), str(certificate))
 
