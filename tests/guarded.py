@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import resource
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,9 @@ def guarded(values: npt.ArrayLike, edge: str = "end", slack: int = 0) -> np.ndar
 
 def fatal_signal(call: Callable[[], object]) -> int:
     """The signal that kills a forked child when it makes `call`; 0 when it survives."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a child that only computes cannot deadlock
+        child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.disable()

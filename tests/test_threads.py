@@ -21,6 +21,9 @@ from pyq import ops
 from pyq.packing import pack
 from pyq.tensor import QTensor
 
+# Python 3.12 warns of what is tested here: that a fork with threads around does not deadlock.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 FORKS = 10
 SECONDS = 30  # that a computation of milliseconds may take before it counts as a deadlock
 
