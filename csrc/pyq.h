@@ -101,6 +101,9 @@ void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
                  pyq_panel *panels, int32_t *order, uint8_t *data);
 
+void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
+                    uint8_t *data, int32_t *sums);
+
 /* elementwise.c */
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
 int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);

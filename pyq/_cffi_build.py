@@ -65,6 +65,8 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
 void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out);
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
                  pyq_panel *panels, int32_t *order, uint8_t *data);
+void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
+                    uint8_t *data, int32_t *sums);
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
 int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point);

@@ -70,7 +70,9 @@ def _as_bytes(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
 
 
 def _as_words(x: NDArray[Any], shift: int, out: NDArray[np.int16]) -> None:
-    np.add(x, np.int16(shift), out=out, dtype=np.int16)
+    np.copyto(out, x)  # a plain copy converts twice as fast as an addition
+    if shift:
+        out += np.int16(shift)
 
 
 def lower_matmul(x: NDArray[Any], zero_point: int, w: PackedWeight) -> Rows:

@@ -127,7 +127,9 @@ class PackedWeight:
         groups = int(table["steps"][table["layout"] == QUADS8].sum()) // GROUP_SIZE
         quads = self.entries * len(table)
         used = {name: count for name, count in counts.items() if count}
-        return Certificate(self.amax, GROUP_SIZE, quads, len(self.order), groups, int(table["splits"].sum()), used)
+        return Certificate(
+            self.amax, GROUP_SIZE, quads, int(table["steps"].sum()), groups, int(table["splits"].sum()), used
+        )
 
     def offsets(
         self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)
@@ -231,15 +233,19 @@ def pack(
     if group < 1 or (qw.ndim == 2 and group != 1) or qw.shape[channel_axis] % group:
         allowed = "1 for a matrix" if qw.ndim == 2 else f"a divisor of the {qw.shape[0]} output channels"
         raise ValueError(f"group: got {group}, expected {allowed}")
-    zero_point = qw.zero_point.reshape([-1 if axis == qw.axis else 1 for axis in range(qw.ndim)])
-    folded = np.subtract(qw.data, zero_point, dtype=np.int16, casting="unsafe")
-    dilated = dilations is not None and tuple(dilations)[-1] != 1
-    if qw.ndim == 2:
-        kind, runs_per_row, panels = "gemm", 1, panel_format.pack_quads(_padded(folded[None])[0], amax, prove)
+    kind, runs_per_row = "gemm", 1
+    if qw.ndim == 2 and not prove:
+        panels, colsum = panel_format.pack_bytes(qw.data, qw.zero_point)
     else:
-        kind, runs_per_row, panels = _pack_conv(folded, group, amax, dilated, prove)
-    other_axes = tuple(axis for axis in range(qw.ndim) if axis != channel_axis)
-    colsum = folded.sum(axis=other_axes, dtype=np.int64).astype(np.int32)
+        zero_point = qw.zero_point.reshape([-1 if axis == qw.axis else 1 for axis in range(qw.ndim)])
+        folded = np.subtract(qw.data, zero_point, dtype=np.int16, casting="unsafe")
+        other_axes = tuple(axis for axis in range(qw.ndim) if axis != channel_axis)
+        colsum = folded.sum(axis=other_axes, dtype=np.int32)  # modulo 2^32, as the accumulators
+        if qw.ndim == 2:
+            panels = panel_format.pack_quads(_padded(folded[None])[0], amax, prove)
+        else:
+            dilated = dilations is not None and tuple(dilations)[-1] != 1
+            kind, runs_per_row, panels = _pack_conv(folded, group, amax, dilated, prove)
     scale, zero = np.array(qw.scale, np.float32), np.array(qw.zero_point, np.int32)
     return PackedWeight(kind, qw.shape, qw.dtype, scale, zero, group, amax, runs_per_row, panels, colsum)
 

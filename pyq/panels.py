@@ -7,11 +7,14 @@ it every panel is PAIRS16, which is exact as it is.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+_core: Any = importlib.import_module("pyq._core") if importlib.util.find_spec("pyq._core") else None
 
 NR = 16
 PAIRS16, QUADS8, TAPS16 = range(3)
@@ -65,17 +68,18 @@ def _in_panels(matrix: NDArray[np.int16]) -> NDArray[np.int16]:
     return padded.reshape(k, -1, NR).transpose(1, 0, 2)
 
 
-def _uniform(
-    table: NDArray[np.void], layout: int, steps: int, order: NDArray[np.int32], data: NDArray[np.int16]
-) -> Panels:
-    """Panels that all have the same layout, number of steps and order."""
-    count = len(table)
-    table["layout"], table["steps"] = layout, steps
-    table["data"] = np.arange(count) * steps * STEP_BYTES[layout]
-    table["order"] = np.arange(count) * steps
-    packed = aligned_bytes(data.nbytes)
-    packed[:] = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-    return Panels(table, np.tile(order, count), packed)
+def _uniform(columns: int, layout: int, order: NDArray[np.int32]) -> Panels:
+    """Panels that all have the same layout and share one order; their data is still to be filled in."""
+    table = _empty_table(columns)
+    table["layout"], table["steps"] = layout, len(order)
+    size = len(order) * STEP_BYTES[layout]
+    table["data"] = np.arange(len(table)) * size
+    return Panels(table, order, aligned_bytes(len(table) * size))
+
+
+def _filled(panels: Panels, data: NDArray[np.int16]) -> Panels:
+    panels.data.view(np.int16).reshape(data.shape)[...] = data
+    return panels
 
 
 def pack_pairs16(matrix: NDArray[np.int16]) -> Panels:
@@ -83,7 +87,7 @@ def pack_pairs16(matrix: NDArray[np.int16]) -> Panels:
     quads = len(matrix) // 4
     halves = _in_panels(matrix).reshape(-1, quads, 2, 2, NR)  # [panel, quad, k // 2, k % 2, column]
     data = halves.transpose(0, 1, 2, 4, 3)
-    return _uniform(_empty_table(matrix.shape[1]), PAIRS16, quads, np.arange(quads, dtype=np.int32), data)
+    return _filled(_uniform(matrix.shape[1], PAIRS16, np.arange(quads, dtype=np.int32)), data)
 
 
 def pack_taps16(taps: NDArray[np.int16]) -> Panels:
@@ -94,14 +98,13 @@ def pack_taps16(taps: NDArray[np.int16]) -> Panels:
     even = np.zeros((len(order), channels), np.int16)
     even[:count] = taps
     data = _in_panels(even).reshape(-1, len(order) // 2, 2, NR).transpose(0, 1, 3, 2)
-    panels = _uniform(_empty_table(channels), TAPS16, len(order), order, data)
+    panels = _filled(_uniform(channels, TAPS16, order), data)
     panels.table["row_offset"] = panels.table["column"]  # output channel c reads input channel c
     return panels
 
 
 def _pack_c(matrix: NDArray[np.int16], amax: int, prove: bool) -> Panels:
-    from pyq._core import ffi, lib
-
+    ffi, lib = _core.ffi, _core.lib
     quads, columns = len(matrix) // 4, matrix.shape[1]
     table = _empty_table(columns)
     order = np.empty(len(table) * (2 * quads + 1), np.int32)
@@ -117,16 +120,42 @@ def _pack_c(matrix: NDArray[np.int16], amax: int, prove: bool) -> Panels:
         ffi.from_buffer("uint8_t[]", data, require_writable=True),
     )
     entries = int(table["steps"].sum())
-    trimmed = aligned_bytes(used)  # the worst case may be far larger than what the weights took
-    trimmed[:] = data[:used]
-    return Panels(table, order[:entries].copy(), trimmed)
+    if used < len(data):  # the worst case may be far larger than what the weights took
+        trimmed = aligned_bytes(used)
+        trimmed[:] = data[:used]
+        data = trimmed
+    return Panels(table, order[:entries].copy(), data)
 
 
 def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True) -> Panels:
     """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums."""
-    if importlib.util.find_spec("pyq._core") is None:
+    if _core is None:
         return pack_pairs16(matrix)
     return _pack_c(matrix, amax, prove)
+
+
+def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, NDArray[np.int32]]:
+    """PAIRS16 panels of uint8 or int8 ``[K, N]`` with a zero point per column, and the folded column sums.
+
+    What packing without a proof comes to, in one pass: for matrices that are used once.
+    """
+    k, columns = b.shape
+    if _core is None:
+        folded = np.zeros((k + -k % 4, columns), np.int16)
+        np.subtract(b, zero_point, out=folded[:k], dtype=np.int16, casting="unsafe")
+        return pack_pairs16(folded), folded.sum(axis=0, dtype=np.int32)
+    panels = _uniform(columns, PAIRS16, np.arange(-(-k // 4), dtype=np.int32))
+    sums = np.empty(columns, np.int32)
+    _core.lib.pyq_pack_bytes(
+        _core.ffi.from_buffer("uint8_t[]", np.ascontiguousarray(b)),
+        b.dtype == np.int8,
+        k,
+        columns,
+        _core.ffi.from_buffer("int32_t[]", np.ascontiguousarray(np.broadcast_to(zero_point, (columns,)), np.int32)),
+        _core.ffi.from_buffer("uint8_t[]", panels.data, require_writable=True),
+        _core.ffi.from_buffer("int32_t[]", sums, require_writable=True),
+    )
+    return panels, sums
 
 
 def join(groups: list[Panels], row_offsets: list[int], columns: int) -> Panels:
