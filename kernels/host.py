@@ -24,8 +24,6 @@ Floats = NDArray[np.float32]
 SCALAR, AVX2 = 0, 1
 """Instruction sets, the better one last."""
 
-ISA_NAMES = ("scalar", "avx2")
-
 
 def _can_cache() -> bool:
     """Whether Numba finds a folder for its cache: a read-only installation without a home directory has none."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyq.backends import ISA_NAMES
 from pyq.panels import LAYOUT_NAMES, NR, PAIRS16, QUADS8, TAPS16
 
-from .host import AVX2, ISA_NAMES, SCALAR, available_isas
+from .host import AVX2, SCALAR, available_isas
 
 MICROKERNELS = (
     (SCALAR, PAIRS16, 1, 1),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyq.tensor import QParams
 
 BACKENDS = ("c", "numba", "reference")
+ISA_NAMES = ("scalar", "avx2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +158,21 @@ def _load(name: str) -> Backend:
 def backend(name: str) -> Backend:
     """The backend called ``name`` ("c", "numba" or "reference").
 
-    Raises ValueError for another name and ImportError when what it needs is not installed.
+    Raises ValueError for another name, or when PYQ_ISA, PYQ_BACKEND or PYQ_NUM_THREADS has one that is not allowed,
+    and ImportError when what the backend needs is not installed.
     """
+    _check_environment()
     return _load(name)
+
+
+def _check_environment() -> None:
+    """Kernels read these variables where they are started, and could only ignore what they do not understand."""
+    for name, allowed in (("PYQ_ISA", ISA_NAMES), ("PYQ_BACKEND", BACKENDS)):
+        if os.environ.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{name}: got {os.environ[name]!r}, expected one of {allowed}")
+    threads = os.environ.get("PYQ_NUM_THREADS")
+    if threads is not None and not (threads.isdecimal() and 1 <= int(threads) <= 256):
+        raise ValueError(f"PYQ_NUM_THREADS: got {threads!r}, expected 1 to 256")
 
 
 def available_backends() -> tuple[str, ...]:

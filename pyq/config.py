@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyq.backends import available_backends, current_backend
+from pyq.backends import ISA_NAMES, available_backends, current_backend
 from pyq.panels import LAYOUT_NAMES
 
-ISA_NAMES = ("scalar", "avx2")
 OPERATION_NAMES = ("gemm", "depthwise", "requantize")
 
 

@@ -103,3 +103,19 @@ def test_a_missing_numba_is_an_import_error_when_it_is_asked_for() -> None:
     result = run(script)
     assert result.returncode == 1
     assert result.stderr.rstrip().splitlines()[-1].startswith(("ImportError", "ModuleNotFoundError"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PYQ_ISA", "avx3", "'scalar', 'avx2'"),
+        ("PYQ_BACKEND", "fortran", "'c', 'numba', 'reference'"),
+        ("PYQ_NUM_THREADS", "many", "1 to 256"),
+        ("PYQ_NUM_THREADS", "0", "1 to 256"),
+    ],
+)
+def test_an_environment_variable_with_another_value_is_named(name: str, value: str, allowed: str) -> None:
+    result = run("import pyq; pyq.show_config()", **{name: value})
+    assert result.returncode == 1
+    assert f"ValueError: {name}: got '{value}', expected" in result.stderr
+    assert allowed in result.stderr

@@ -19,7 +19,7 @@ from golden import CASES, digest
 
 import pyq
 from pyq._core import lib
-from pyq.config import ISA_NAMES
+from pyq.backends import ISA_NAMES
 
 PROGRAM = Path(__file__).with_name("golden.py")
 

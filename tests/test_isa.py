@@ -14,8 +14,8 @@ from exact import full_range
 import pyq
 from pyq import ops
 from pyq._core import lib
-from pyq.backends import backend
-from pyq.config import ISA_NAMES, config, isa
+from pyq.backends import ISA_NAMES, backend
+from pyq.config import config, isa
 from pyq.packing import pack
 from pyq.tensor import QTensor
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import pyq
 from pyq._core import ffi, lib
-from pyq.config import ISA_NAMES, Kernel
+from pyq.backends import ISA_NAMES
+from pyq.config import Kernel
 from pyq.kernels.tile import tiles
 from pyq.panels import LAYOUT_NAMES
 

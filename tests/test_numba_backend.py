@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyq.backends import ConvGeometry, Epilogue
+from pyq.backends import ISA_NAMES, ConvGeometry, Epilogue
 from pyq.kernels.backend import NumbaBackend
-from pyq.kernels.host import ISA_NAMES, available_isas
+from pyq.kernels.host import available_isas
 from pyq.packing import PackedWeight, pack
 from pyq.panels import PAIRS16, QUADS8
 from pyq.qparams import QParams
