@@ -1,6 +1,7 @@
 /* A small pthread pool. No OpenMP: libgomp deadlocks in a forked child and fights with other libraries' teams.
  *
- * Workers start lazily at the first job that has several tasks. One job runs at a time; a second caller, and a task
+ * Workers start lazily at the first job that has several tasks. Who waits, looks for some microseconds before it sleeps:
+ * the layers of a model follow each other that closely, and to wake a thread takes longer than a small layer. One job runs at a time; a second caller, and a task
  * that calls back in, runs its tasks itself, so nothing ever waits for a pool that is busy. A forked child forgets
  * its parent's workers (they do not exist there) and starts its own when it needs them.
  */
@@ -13,13 +14,17 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 256 };
+enum {
+    MAX_THREADS = 256,
+    LOOKS = 2000, /* times to look before sleeping: 20 to 40 us */
+};
 
 static pthread_mutex_t entry = PTHREAD_MUTEX_INITIALIZER; /* held by the caller whose job the pool runs */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;  /* guards what follows */
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER, done = PTHREAD_COND_INITIALIZER;
-static int started, active, wanted;
-static uint64_t generation;
+static int started, wanted;
+static atomic_int active;
+static atomic_ullong generation;
 static pyq_task_fn job;
 static void *job_context;
 static int64_t job_tasks;
@@ -50,12 +55,21 @@ static void run_tasks(pyq_task_fn fn, void *context, int64_t tasks) {
     for (int64_t i; (i = atomic_fetch_add(&next_task, 1)) < tasks;) fn(context, i);
 }
 
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* Worker `index` joins a job only if that wants so many: lowering the thread count leaves the rest asleep. */
 static void *worker(void *argument) {
     int index = (int)(intptr_t)argument;
-    uint64_t seen = 0;
-    pthread_mutex_lock(&lock);
+    unsigned long long seen = 0;
     for (;;) {
+        for (int i = 0; i < LOOKS && atomic_load(&generation) == seen; i++) relax();
+        pthread_mutex_lock(&lock);
         while (generation == seen || index >= wanted) {
             seen = generation;
             pthread_cond_wait(&work, &lock);
@@ -69,6 +83,7 @@ static void *worker(void *argument) {
         run_tasks(fn, context, tasks);
         pthread_mutex_lock(&lock);
         if (--active == 0) pthread_cond_signal(&done);
+        pthread_mutex_unlock(&lock);
     }
     return NULL;
 }
@@ -88,7 +103,8 @@ static void after_fork_in_child(void) {
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&work, NULL);
     pthread_cond_init(&done, NULL);
-    started = active = wanted = 0;
+    started = wanted = 0;
+    atomic_store(&active, 0);
 }
 
 static void start_workers(int n) {
@@ -117,6 +133,7 @@ void pyq_parallel(pyq_task_fn fn, void *context, int64_t tasks) {
     pthread_cond_broadcast(&work);
     pthread_mutex_unlock(&lock);
     run_tasks(fn, context, tasks);
+    for (int i = 0; i < LOOKS && atomic_load(&active) > 0; i++) relax();
     pthread_mutex_lock(&lock);
     wanted = 0; /* a worker that wakes only now finds nothing to do and must not touch a job that is over */
     while (active > 0) pthread_cond_wait(&done, &lock);
