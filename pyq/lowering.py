@@ -66,7 +66,10 @@ def _shift(x: NDArray[Any], amax: int) -> int:
 
 
 def _as_bytes(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
-    np.add(x.view(np.uint8), np.uint8(shift), out=out)  # modulo 256
+    if shift:
+        np.add(x.view(np.uint8), np.uint8(shift), out=out)  # modulo 256
+    else:
+        np.copyto(out, x)
 
 
 def _as_words(x: NDArray[Any], shift: int, out: NDArray[np.int16]) -> None:
