@@ -332,7 +332,9 @@ def _zero_points(
 
     A 1-d array has one zero point per index of `axis` of `shape`.
     """
-    zeros = np.asarray(0 if values is None else values)
+    if values is None or (type(values) is int and values == 0):
+        return np.zeros((), np.int64)  # the usual case: the checks below take as long as a small product
+    zeros = np.asarray(values)
     limits = np.iinfo(dtype)
     if zeros.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {zeros.dtype}")
