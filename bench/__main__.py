@@ -1,65 +1,120 @@
-"""``python -m bench``: int8 against float32 on this machine, in one run, the runtimes in turn, medians.
+"""int8 kernels on this machine, in one run: the contenders in turn, medians, float32 of the same run as the baseline.
 
-Each result is checked against exact integers before it is timed; a wrong one ends the run with its seed. Times are
-noisy, so read the ratios. On a machine where OPENBLAS_CORETYPE is set, unset it (and OPENBLAS_L2_SIZE) for this
-process: an old value slows NumPy's float32, which is the baseline here.
+Every result is checked against exact integers before it is timed; a wrong one ends the run with its seed. Other
+libraries' wrong outputs are counted. The machine is never quiet: read ratios, not times. Where OPENBLAS_CORETYPE is
+set, unset it (and OPENBLAS_L2_SIZE) for this process: an old value slows NumPy's float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import pyq
-from bench.products import SHAPES, Product, contenders
+from bench.kernels import Rate, peak, rates
+from bench.suites import PARTS, Options, tasks
+from pyq.benchmark import Result, WrongResult, measure, save_json
 from pyq.config import config
-from pyq.timing import milliseconds
+from pyq.console import speed_table
+from pyq.workloads import DISTRIBUTIONS
 
 
-def main() -> None:
-    """Time the products asked for and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="threads of every runtime (default 1)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds in which all take their turn (default 15)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random matrices (default 0)")
-    parser.add_argument("--shape", nargs=3, type=int, metavar=("M", "N", "K"), action="append", help="instead of all")
-    arguments = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is asked for; 1 when a result that has to be right is wrong."""
+    arguments = parse(argv)
+    before = pyq.get_num_threads()
     pyq.set_num_threads(arguments.threads)
-    shapes = [tuple(shape) for shape in arguments.shape] if arguments.shape else SHAPES
-    with threadpool_limits(arguments.threads):
-        rows = [(shape, time_product(shape, arguments.seed, arguments.rounds)) for shape in shapes]
-    Console().print(table(rows, arguments.threads))
+    try:
+        with threadpool_limits(arguments.threads):
+            run(arguments, Console())
+    except WrongResult as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        pyq.set_num_threads(before)
+    return 0
 
 
-def time_product(shape: tuple[int, int, int], seed: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of each contender for one product of this shape."""
-    product = Product.random(shape, np.random.default_rng(seed))
-    runs = contenders(product)
-    for name, run in runs.items():
-        if not run.exact():
-            raise SystemExit(f"{name} is wrong for M, N, K = {shape}, seed {seed}")
-        run.call()
-    return milliseconds({name: run.call for name, run in runs.items()}, rounds)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("part", nargs="?", choices=("all", "kernels", *PARTS, "peers"), default="all")
+    add("--full", action="store_true", help="all shapes, not the selection of a few minutes")
+    add("--only", default="", metavar="TEXT", help="only shapes whose label contains this")
+    add("--weights", choices=DISTRIBUTIONS, default=DISTRIBUTIONS[0], help="with peers (default laplace)")
+    add("--threads", type=int, default=1, metavar="N", help="of every library (default 1; peers: always 1)")
+    add("--seconds", type=float, default=0.5, help="to time each shape for, about (default 0.5)")
+    add("--seed", type=int, default=0, help="of the random data (default 0)")
+    add("--ghz", type=float, help="the core's clock, to show multiply-accumulates per cycle")
+    add("--json", type=Path, metavar="FILE", help="write the shapes' results")
+    add("--plot", type=Path, metavar="FILE", help="draw them as bars: .png, .svg or .pdf")
+    arguments = parser.parse_args(argv)
+    if arguments.part == "peers" and arguments.threads != 1:
+        parser.error("peers: only with one thread; pools of several libraries in one process take each other's cores")
+    return arguments
 
 
-def table(rows: list[tuple[tuple[int, int, int], dict[str, float]]], threads: int) -> Table:
-    """GMAC/s of each contender, and its ratio to float32."""
-    names = list(rows[0][1])
-    title = f"Matrix products, {threads} thread(s), {config()['isa']}: GMAC/s (times float32)"
-    result = Table(title=title)
-    result.add_column("M, N, K")
-    for name in names:
-        result.add_column(name, justify="right")
-    for shape, times in rows:
-        giga = np.prod(shape) / 1e6
-        cells = [f"{giga / times[name]:.1f} ({times[names[0]] / times[name]:.2f})" for name in names]
-        result.add_row(", ".join(map(str, shape)), *cells)
-    return result
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure, print the tables and write the files."""
+    found = rates(arguments.seed)
+    if arguments.part in ("all", "kernels"):
+        console.print(kernels_table(found))
+    results: list[Result] = []
+    for part in PARTS:
+        if arguments.part in ("all", "peers", part):
+            results += run_part(part, arguments, found, console)
+    if arguments.json:
+        save_json(arguments.json, results)
+    if arguments.plot:
+        from bench.plot import save_plot
+
+        save_plot(arguments.plot, f"{arguments.threads} thread(s), {config()['isa']}", results)
+
+
+def run_part(part: str, arguments: argparse.Namespace, found: list[Rate], console: Console) -> list[Result]:
+    """Measure the shapes of "gemm", "conv" or "depthwise" and print their table."""
+    options = Options(
+        seed=arguments.seed,
+        threads=arguments.threads,
+        full=arguments.full,
+        only=arguments.only,
+        peers=arguments.part == "peers",
+        distribution=arguments.weights,
+    )
+    pending = list(tasks(part, options))
+    results = [measure(make(), arguments.seconds) for make in track(pending, part, console=console, transient=True)]
+    ceiling = 2 * peak(found, "depthwise" if part == "depthwise" else "gemm") * arguments.threads
+    title = f"{part}, {arguments.threads} thread(s), {config()['isa']}, multiply peak {ceiling:.0f} GOP/s"
+    if results:
+        console.print(speed_table(title, results, ceiling, arguments.ghz))
+    return results
+
+
+def kernels_table(found: list[Rate]) -> Table:
+    """A line per row of the registry; its rate in percent of the best kernel for the same work and instruction set."""
+    table = Table("kernel", "operation", "instructions", "layout", "tile", title="Kernels on data in the L1 cache")
+    for heading in ("G/s", "of the best"):
+        table.add_column(heading, justify="right")
+    for rate in found:
+        kernel = rate.kernel
+        alike = [r for r in found if (r.kernel.isa, r.kernel.layout) == (kernel.isa, kernel.layout)]
+        share = rate.giga / max(r.giga for r in alike)
+        tile = f"{kernel.mr}x{kernel.nr}" if kernel.layout else ""
+        unit = "MAC" if kernel.layout else "outputs"
+        cells = (kernel.name, kernel.operation, kernel.isa, kernel.layout, tile, f"{rate.giga:.1f} {unit}")
+        table.add_row(*cells, f"{share:.0%}")
+    return table
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

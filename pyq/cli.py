@@ -1,4 +1,4 @@
-"""The command line: `pyq info`, `quantize`, `run`, `compare` and `demo`."""
+"""The command line: `pyq info`, `quantize`, `run`, `compare`, `bench` and `demo`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from pyq.backends import BACKENDS, use_backend
 from pyq.feeds import read_feeds
 from pyq.files import write_file
 
+BENCH_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "gemm": [(64, 64, 64), (512, 512, 512), (1, 4096, 4096), (128, 3072, 768)],
+    "conv": [(56, 64, 64, 3), (14, 1024, 256, 1), (56, 144, 144, 3, 2, 144)],
+}
 DATA = "a .npz file (one array per model input), a .npy file, or a folder of them"
 
 
@@ -108,6 +112,31 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """`pyq bench`: int8 products or convolutions against NumPy's float32; 1 when a result is wrong."""
+    from rich.console import Console
+    from threadpoolctl import threadpool_limits
+
+    from pyq.benchmark import WrongResult, measure, save_json
+    from pyq.config import isa
+    from pyq.console import speed_table
+    from pyq.workloads import task_of
+
+    shapes = arguments.shape or BENCH_SHAPES[arguments.what]
+    with threadpool_limits(arguments.threads):
+        pyq.set_num_threads(arguments.threads)
+        try:
+            results = [measure(task_of(arguments.what, shape, arguments.seed), arguments.seconds) for shape in shapes]
+        except WrongResult as error:
+            print(f"pyq bench: {error}", file=sys.stderr)
+            return 1
+    Console().print(speed_table(f"pyq {arguments.what}, {arguments.threads} thread(s), {isa()}", results))
+    if arguments.json:
+        save_json(arguments.json, results)
+        print(f"wrote {arguments.json}")
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """`pyq demo`: from a float model to a verified int8 one; 1 when int8 is not exact or not as good."""
     from rich.console import Console
@@ -174,6 +203,28 @@ def _parser() -> argparse.ArgumentParser:
     add("int8_model", type=Path, help="the int8 ONNX model")
     _add_execution(add)
     add("--rounds", type=_positive, default=5, metavar="N", help="timed runs per input; the median counts (5)")
+
+    add = _add(
+        commands,
+        bench,
+        "time int8 matrix products or convolutions against NumPy's float32",
+        "pyq bench gemm",
+        "pyq bench gemm --shape 128 3072 768 --threads 2",
+        "pyq bench conv --shape 56 64 64 3 --shape 112 32 32 3 1 32 --json times.json",
+    )
+    add("what", choices=tuple(BENCH_SHAPES))
+    add(
+        "--shape",
+        type=_positive,
+        nargs="+",
+        action="append",
+        metavar="N",
+        help="gemm: M N K; conv: SIZE CHANNELS FILTERS KERNEL [STRIDE [GROUP]]; may be repeated (some common ones)",
+    )
+    add("--threads", type=_positive, default=1, metavar="N", help="threads of pyq and of NumPy (1)")
+    add("--seconds", type=float, default=0.5, metavar="S", help="to time each shape for, about (0.5)")
+    add("--seed", type=int, default=0, metavar="N", help="of the random data (0)")
+    add("--json", type=Path, metavar="FILE", help="write the results")
 
     add = _add(
         commands,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from pyq.benchmark import Result, mean_ratios
 
 if TYPE_CHECKING:
     from pyq.quantization.calibration import Progress as Callback
@@ -43,4 +45,30 @@ def layers_table(report: Report, worst: int) -> Table:
         sqnr = "" if layer.sqnr is None else f"{layer.sqnr:.1f} dB"
         exact = "exact" if layer.exact else f"{layer.mismatches} of {layer.elements} differ"
         table.add_row(escape(layer.output), layer.op_type, sqnr, exact)
+    return table
+
+
+def speed_table(title: str, results: Sequence[Result], peak: float | None = None, ghz: float | None = None) -> Table:
+    """Measured tasks, a line per contender, and the geometric means of the ratios to float32.
+
+    peak: GOP/s that the multiplier can do, of which to show percents. ghz: the clock, to show multiply-accumulates
+    per cycle.
+    """
+    table = Table(title=title)
+    for heading in ("task", "contender"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("ms", "GOP/s", "x float32", "wrong", *["of peak"] * bool(peak), *["MAC/cycle"] * bool(ghz)):
+        table.add_column(heading, justify="right")
+    for result in results:
+        for timing in result.timings:
+            gops = result.gops(timing)
+            cells = [f"{timing.milliseconds:.3f}", f"{gops:.1f}", f"{result.ratio(timing):.2f}", str(timing.wrong)]
+            if peak:
+                cells.append("" if timing.is_float else f"{gops / peak:.0%}")
+            if ghz:
+                cells.append(f"{gops / 2 / ghz:.1f}")
+            table.add_row(result.label if timing is result.timings[0] else "", escape(timing.name), *cells)
+        table.add_section()
+    for place, (name, ratio) in enumerate(mean_ratios(results).items()):
+        table.add_row("" if place else "geometric mean", escape(name), "", "", f"{ratio:.2f}")
     return table

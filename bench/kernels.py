@@ -1,0 +1,199 @@
+"""Every row of the kernel registry, called directly on data that stays in the L1 cache: what each could reach at most.
+
+The rate is that of a long call less a short one, so that the cost of a call from Python does not count, and of the
+fastest of many repetitions, since it is meant as a ceiling.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pyq
+from pyq.backends import ISA_NAMES, Epilogue, backend
+from pyq.benchmark import WrongResult
+from pyq.config import Kernel, isa
+from pyq.lowering import SLACK, lower_epilogue
+from pyq.panels import LAYOUT_NAMES, NR
+
+STEPS = {"pairs16": (16, 112), "quads8": (16, 208), "taps16": (16, 256)}  # of the short and of the long call
+ROWS = (16, 256)  # the same for epilogues, in rows of NR sums
+REPETITIONS = 40
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A kernel, and the billions of multiply-accumulates (an epilogue's: of outputs) that it does in a second."""
+
+    kernel: Kernel
+    giga: float
+
+
+def rates(seed: int) -> list[Rate]:
+    """Of every kernel that this CPU can run. WrongResult when one does not compute the exact sums."""
+    return [Rate(kernel, rate(kernel, seed)) for kernel in pyq.kernels_available() if kernel.runnable]
+
+
+def peak(found: list[Rate], operation: str) -> float:
+    """The highest rate of the C kernels for "gemm" or "depthwise" on the instruction set in force."""
+    usable = ISA_NAMES[: ISA_NAMES.index(isa()) + 1]
+    matching = [r for r in found if r.kernel.backend == "c" and r.kernel.isa in usable]
+    return max(r.giga for r in matching if r.kernel.operation == operation)
+
+
+def rate(kernel: Kernel, seed: int) -> float:
+    """Billions of multiply-accumulates, or outputs, a second."""
+    rng = np.random.default_rng(seed)
+    works: list[Tile | Finish]
+    if kernel.layout:
+        works = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
+    else:
+        works = [Finish(kernel, rows, rng) for rows in ROWS]
+    for work in works:
+        work.check(seed)
+    short, long = works
+    return (long.size - short.size) / difference(short.call, long.call) / 1e9
+
+
+def difference(short: Callable[[], object], long: Callable[[], object]) -> float:
+    """Seconds that a call of `long` takes more than one of `short`: the shortest of many, measured in turn."""
+    number = max(1, int(3e-4 / (timeit.timeit(long, number=20) / 20)))
+    times = [[timeit.timeit(call, number=number) / number for call in (short, long)] for _ in range(REPETITIONS)]
+    fastest = np.min(times, axis=0)
+    return float(fastest[1] - fastest[0])
+
+
+class Tile:
+    """One call of a microkernel: a tile of `kernel.mr` rows by NR columns."""
+
+    def __init__(
+        self, kernel: Kernel, rows: NDArray[np.uint8], w: pyq.PackedWeight, expected: NDArray[np.int32]
+    ) -> None:
+        self.kernel, self.expected = kernel, expected
+        self.size = expected.size * rows.shape[1] // (NR if kernel.layout == "taps16" else 1)
+        self.tile = np.empty((kernel.mr, NR), np.int32)
+        offsets = w.offsets(0, NR)
+        [panel] = w.panels
+        if LAYOUT_NAMES[panel["layout"]] != kernel.layout:
+            raise ValueError(f"{kernel.name}: expected a {kernel.layout} panel, got {LAYOUT_NAMES[panel['layout']]}")
+        base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)])
+        starts = np.arange(kernel.mr) * rows.shape[1]
+        wide = base.astype(np.int16) if kernel.layout == "pairs16" else None
+        run = _c_tile if kernel.backend == "c" else _numba_tile
+        self.call = run(kernel, base if wide is None else wide, starts, offsets, w.data, self.tile)
+
+    @classmethod
+    def random(cls, kernel: Kernel, steps: int, rng: np.random.Generator) -> Tile:
+        """Full-range activations. For "quads8", weights that are small enough that packing proves every sum."""
+        if kernel.layout == "taps16":
+            rows = rng.integers(0, 256, (kernel.mr, steps * NR), np.uint8)
+            taps = rng.integers(-127, 128, (NR, 1, 1, steps), np.int8)
+            taken = rows.reshape(kernel.mr, steps, NR).astype(np.int64)
+            expected = np.einsum("rsc,cs->rc", taken, taps[:, 0, 0])
+            return cls(kernel, rows, pyq.pack(pyq.QTensor(taps, 1.0), group=NR), expected.astype(np.int32))
+        rows = rng.integers(0, 256, (kernel.mr, steps * 4), np.uint8)
+        small = kernel.layout == "quads8"
+        limit = 16 if small else 127
+        weights = rng.integers(-limit, limit + 1, (steps * 4, NR), np.int8)
+        w = pyq.pack(pyq.QTensor(weights, 1.0), prove=small)
+        return cls(kernel, rows, w, (rows.astype(np.int64) @ weights).astype(np.int32))
+
+    def check(self, seed: int) -> None:
+        """WrongResult when the sums are not exact."""
+        self.call()
+        _compare(self.kernel, self.tile, self.expected, seed)
+
+
+def _c_tile(
+    kernel: Kernel,
+    base: NDArray[Any],
+    starts: NDArray[np.int64],
+    offsets: NDArray[np.int32],
+    weights: NDArray[np.uint8],
+    tile: NDArray[np.int32],
+) -> Callable[[], None]:
+    from pyq._core import ffi
+
+    function = _c_row(kernel.name).gemm
+    first = int(base.ctypes.data)
+    rows = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", first + int(start) * base.itemsize) for start in starts])
+    target = ffi.from_buffer("int32_t[]", tile, require_writable=True)
+    steps, panel = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer(weights)
+
+    def call(owner: object = base) -> None:  # the addresses in `rows` do not keep `base` alive
+        function(target, rows, steps, panel, len(offsets))
+
+    return call
+
+
+def _c_row(name: str) -> Any:
+    from pyq._core import ffi, lib
+
+    table = (lib.pyq_kernels[index] for index in range(lib.pyq_kernel_count()))
+    return next(row for row in table if ffi.string(row.name).decode() == name)
+
+
+def _numba_tile(
+    kernel: Kernel,
+    base: NDArray[Any],
+    starts: NDArray[np.int64],
+    offsets: NDArray[np.int32],
+    weights: NDArray[np.uint8],
+    tile: NDArray[np.int32],
+) -> Callable[[], None]:
+    from pyq.kernels.tile import tiles
+
+    words = base if base.dtype == np.int16 else np.empty(0, np.int16)
+    data = base if base.dtype == np.uint8 else np.empty(0, np.uint8)
+    chosen = ISA_NAMES.index(kernel.isa), LAYOUT_NAMES.index(kernel.layout)
+    return lambda: tiles(*chosen, data, words, starts, offsets, weights, tile)
+
+
+class Finish:
+    """One call of an epilogue: int32 sums of NR columns to uint8."""
+
+    def __init__(self, kernel: Kernel, rows: int, rng: np.random.Generator) -> None:
+        self.kernel = kernel
+        self.size = rows * NR
+        sums = rng.integers(-(2**20), 2**20, (rows, NR), np.int32)
+        bias = rng.integers(-(2**16), 2**16, NR, np.int32)
+        multiplier = rng.uniform(1e-4, 4e-4, NR).astype(np.float32)
+        epilogue = Epilogue(np.dtype(np.uint8), bias, multiplier, zero_point=128, low=0, high=255)
+        self.expected = backend("reference").requantize(sums, epilogue)
+        self.out = np.empty((rows, NR), np.uint8)
+        self.call = (_c_finish if kernel.backend == "c" else _numba_finish)(kernel, sums, epilogue, self.out)
+
+    def check(self, seed: int) -> None:
+        """WrongResult when an output differs from the reference's."""
+        self.call()
+        _compare(self.kernel, self.out, self.expected, seed)
+
+
+def _c_finish(
+    kernel: Kernel, sums: NDArray[np.int32], epilogue: Epilogue, out: NDArray[np.uint8]
+) -> Callable[[], None]:
+    from pyq._core import ffi
+    from pyq.c_backend import CBackend
+
+    function = _c_row(kernel.name).epilogue
+    prepared = CBackend().prepare(epilogue, lower_epilogue(epilogue, NR), NR)
+    source, target = ffi.from_buffer("int32_t[]", sums), ffi.from_buffer(out, require_writable=True)
+    return lambda: function(source, len(sums), prepared.c, 0, target, NR)
+
+
+def _numba_finish(
+    kernel: Kernel, sums: NDArray[np.int32], epilogue: Epilogue, out: NDArray[np.uint8]
+) -> Callable[[], object]:
+    numba = backend("numba")
+    return lambda: numba.requantize(sums, epilogue, out)
+
+
+def _compare(kernel: Kernel, result: NDArray[Any], expected: NDArray[Any], seed: int) -> None:
+    wrong = int(np.count_nonzero(result != expected))
+    if wrong:
+        raise WrongResult(f"{kernel.name}, seed {seed}: {wrong} of {expected.size} outputs are wrong")
