@@ -10,15 +10,18 @@ BUILD_INPUTS := pyproject.toml setup.py $(wildcard csrc/* csrc/*/*)
 DEMO := demo
 SENTENCES := $(DEMO)/vaderSentiment-3.3.2.tar.gz
 
+# A BLAS tuned by these variables for another CPU would be a slow baseline.
+BENCH := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m bench
+
 C_SOURCES := $(wildcard csrc/*.c csrc/*/*.c)
 C_FLAGS := -std=c11 -O2 -ffp-contract=off -Wall -Wextra -Werror -Icsrc
 C_COMPILERS := gcc $(shell command -v clang)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench bench-full bench-peers lint clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 demo: $(VENV)/demo.stamp $(SENTENCES) ## read lines of text with a real OCR model in float and in int8, and compare
 	$(BIN)/pyq demo --output $(DEMO)
@@ -26,8 +29,15 @@ demo: $(VENV)/demo.stamp $(SENTENCES) ## read lines of text with a real OCR mode
 test: $(VENV)/demo.stamp $(SENTENCES) ## run the test suite
 	$(BIN)/python -m pytest -n auto
 
-bench: $(VENV)/stamp ## time the kernels beside other libraries
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m bench
+bench: $(VENV)/stamp ## time every kernel and some shapes beside float32, in a few minutes
+	$(BENCH)
+
+bench-full: $(VENV)/stamp ## the same for all shapes
+	$(BENCH) --full
+
+bench-peers: $(VENV)/stamp ## time pyq beside other libraries, and count their wrong results
+	mkdir -p build
+	$(BENCH) peers --full --json build/peers.json --plot build/peers.svg
 
 lint: $(VENV)/stamp ## check style, types and C warnings
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-import pyq
+import pyq.threadpool  # noqa: F401, for threadpool_limits to limit pyq too
 from bench.kernels import Rate, peak, rates
 from bench.suites import PARTS, Options, tasks
 from pyq.benchmark import Result, WrongResult, measure, save_json
@@ -29,16 +29,12 @@ from pyq.workloads import DISTRIBUTIONS
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for; 1 when a result that has to be right is wrong."""
     arguments = parse(argv)
-    before = pyq.get_num_threads()
-    pyq.set_num_threads(arguments.threads)
     try:
         with threadpool_limits(arguments.threads):
             run(arguments, Console())
     except WrongResult as error:
         print(error, file=sys.stderr)
         return 1
-    finally:
-        pyq.set_num_threads(before)
     return 0
 
 
@@ -53,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", default="", metavar="TEXT", help="only shapes whose label contains this")
     add("--weights", choices=DISTRIBUTIONS, default=DISTRIBUTIONS[0], help="with peers (default laplace)")
     add("--threads", type=int, default=1, metavar="N", help="of every library (default 1; peers: always 1)")
-    add("--seconds", type=float, default=0.5, help="to time each shape for, about (default 0.5)")
+    add("--seconds", type=float, default=1.0, help="to time each shape for, about (default 1)")
     add("--seed", type=int, default=0, help="of the random data (default 0)")
     add("--ghz", type=float, help="the core's clock, to show multiply-accumulates per cycle")
     add("--json", type=Path, metavar="FILE", help="write the shapes' results")

@@ -116,8 +116,8 @@ def measure(task: Task, seconds: float = 0.5) -> Result:
     estimates = {contender.name: _once(contender.call) for contender in task.contenders}
     repeats = {name: max(1, math.ceil(SHORTEST / estimate)) for name, estimate in estimates.items()}
     runs = {c.name: _repeated(c.call, repeats[c.name]) for c in task.contenders}
-    round_ms = sum(estimates[name] * repeats[name] for name in runs)
-    medians = milliseconds(runs, int(np.clip(seconds * 1e3 / round_ms, *ROUNDS)))
+    round_ms = 2 * sum(estimates[name] * repeats[name] for name in runs)
+    medians = milliseconds(runs, int(np.clip(seconds * 1e3 / round_ms, *ROUNDS)), warm=True)
     timings = (
         Timing(c.name, medians[c.name] / repeats[c.name], checks[c.name][0], c.expected.size, checks[c.name][1])
         for c in task.contenders

@@ -117,23 +117,24 @@ def bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from threadpoolctl import threadpool_limits
 
+    import pyq.threadpool  # noqa: F401, for threadpool_limits to limit pyq too
     from pyq.benchmark import WrongResult, measure, save_json
     from pyq.config import isa
     from pyq.console import speed_table
     from pyq.workloads import task_of
 
-    shapes = arguments.shape or BENCH_SHAPES[arguments.what]
-    with threadpool_limits(arguments.threads):
-        pyq.set_num_threads(arguments.threads)
+    kind, threads = arguments.what, arguments.threads
+    with threadpool_limits(threads):
         try:
-            results = [measure(task_of(arguments.what, shape, arguments.seed), arguments.seconds) for shape in shapes]
+            shapes = arguments.shape or BENCH_SHAPES[kind]
+            results = [measure(task_of(kind, shape, arguments.seed), arguments.seconds) for shape in shapes]
         except WrongResult as error:
             print(f"pyq bench: {error}", file=sys.stderr)
             return 1
-    Console().print(speed_table(f"pyq {arguments.what}, {arguments.threads} thread(s), {isa()}", results))
-    if arguments.json:
-        save_json(arguments.json, results)
-        print(f"wrote {arguments.json}")
+        Console().print(speed_table(f"pyq bench {kind}, {threads} thread(s), {isa()}", results))
+        if arguments.json:
+            save_json(arguments.json, results)
+            print(f"wrote {arguments.json}")
     return 0
 
 

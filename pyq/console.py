@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -54,9 +55,7 @@ def speed_table(title: str, results: Sequence[Result], peak: float | None = None
     peak: GOP/s that the multiplier can do, of which to show percents. ghz: the clock, to show multiply-accumulates
     per cycle.
     """
-    table = Table(title=title)
-    for heading in ("task", "contender"):
-        table.add_column(heading, no_wrap=True)
+    table = Table("task", "contender", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("ms", "GOP/s", "x float32", "wrong", *["of peak"] * bool(peak), *["MAC/cycle"] * bool(ghz)):
         table.add_column(heading, justify="right")
     for result in results:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 
-def milliseconds(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def milliseconds(runs: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = False) -> dict[str, float]:
     """Return the median milliseconds of each of `runs` over `rounds` rounds, in each of which all run once.
 
-    Nothing is run to warm up: call the functions before, where the first call does more than the others.
+    warm: call each once untimed before it is timed, every time, so that it does not matter what the one before it
+    left in the caches. Otherwise nothing is run to warm up: call the functions before, where the first call does
+    more than the others.
 
     >>> sorted(milliseconds({"a": int, "b": float}, rounds=3))
     ['a', 'b']
@@ -18,6 +20,8 @@ def milliseconds(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            if warm:
+                run()
             start = time.perf_counter()
             run()
             times[name].append((time.perf_counter() - start) * 1e3)

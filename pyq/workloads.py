@@ -123,10 +123,12 @@ class Conv:
 
     @property
     def label(self) -> str:
-        """Kernel, stride, channels and size; "dw" for depthwise."""
-        depthwise = "dw " if self.group == self.channels else ""
-        stride = f" s{self.stride}" if self.stride > 1 else ""
-        return f"{depthwise}{self.kernel}x{self.kernel}{stride} {self.channels}-{self.filters} @{self.size}"
+        """Kernel, stride, channels and filters (of depthwise, "dw", they are one), groups, and size."""
+        form = f"{self.kernel}x{self.kernel}" + (f" s{self.stride}" if self.stride > 1 else "")
+        if 1 < self.group == self.channels == self.filters:
+            return f"dw {form} {self.channels} @{self.size}"
+        group = f" g{self.group}" if self.group > 1 else ""
+        return f"{form} {self.channels}-{self.filters}{group} @{self.size}"
 
     @property
     def placement(self) -> Placement:
@@ -199,7 +201,7 @@ def numpy_conv(shape: Conv, data: ConvData) -> Contender:
         matrix = windows(shape, image).reshape(-1, shape.group, depth).transpose(1, 0, 2)
         return np.matmul(matrix, filters).transpose(1, 0, 2).reshape(data.sums.shape)
 
-    return Contender("NumPy float32 (im2col)", call, data.sums)
+    return Contender("NumPy float32", call, data.sums)
 
 
 def pyq_conv(name: str, shape: Conv, data: ConvData, amax: int = 255) -> Contender:
