@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -89,7 +90,8 @@ def run_part(part: str, arguments: argparse.Namespace, found: list[Rate], consol
     )
     pending = list(tasks(part, options))
     results = [measure(make(), arguments.seconds) for make in track(pending, part, console=console, transient=True)]
-    ceiling = 2 * peak(found, "depthwise" if part == "depthwise" else "gemm") * arguments.threads
+    operation = "depthwise" if part == "depthwise" else "gemm"
+    ceiling = 2 * peak(found, operation, arguments.seed) * arguments.threads
     title = f"{part}, {arguments.threads} thread(s), {config()['isa']}, multiply peak {ceiling:.0f} GOP/s"
     if results:
         console.print(speed_table(title, results, ceiling, arguments.ghz))
@@ -98,17 +100,14 @@ def run_part(part: str, arguments: argparse.Namespace, found: list[Rate], consol
 
 def kernels_table(found: list[Rate]) -> Table:
     """A line per row of the registry; its rate in percent of the best kernel for the same work and instruction set."""
-    table = Table("kernel", "operation", "instructions", "layout", "tile", title="Kernels on data in the L1 cache")
+    title = "Kernels on data in the L1 cache"
+    table = Table("kernel", "counts", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("G/s", "of the best"):
         table.add_column(heading, justify="right")
     for rate in found:
         kernel = rate.kernel
-        alike = [r for r in found if (r.kernel.isa, r.kernel.layout) == (kernel.isa, kernel.layout)]
-        share = rate.giga / max(r.giga for r in alike)
-        tile = f"{kernel.mr}x{kernel.nr}" if kernel.layout else ""
-        unit = "MAC" if kernel.layout else "outputs"
-        cells = (kernel.name, kernel.operation, kernel.isa, kernel.layout, tile, f"{rate.giga:.1f} {unit}")
-        table.add_row(*cells, f"{share:.0%}")
+        best = max(r.giga for r in found if (r.kernel.isa, r.kernel.layout) == (kernel.isa, kernel.layout))
+        table.add_row(kernel.name, "MAC" if kernel.layout else "outputs", f"{rate.giga:.1f}", f"{rate.giga / best:.0%}")
     return table
 
 

@@ -39,11 +39,15 @@ def rates(seed: int) -> list[Rate]:
     return [Rate(kernel, rate(kernel, seed)) for kernel in pyq.kernels_available() if kernel.runnable]
 
 
-def peak(found: list[Rate], operation: str) -> float:
-    """The highest rate of the C kernels for "gemm" or "depthwise" on the instruction set in force."""
+def peak(found: list[Rate], operation: str, seed: int) -> float:
+    """The highest rate of the C kernels for "gemm" or "depthwise" on the instruction set in force.
+
+    That kernel is measured once more, and the better figure counts: a busy machine may have slowed the first one.
+    """
     usable = ISA_NAMES[: ISA_NAMES.index(isa()) + 1]
     matching = [r for r in found if r.kernel.backend == "c" and r.kernel.isa in usable]
-    return max(r.giga for r in matching if r.kernel.operation == operation)
+    best = max((r for r in matching if r.kernel.operation == operation), key=lambda r: r.giga)
+    return max(best.giga, rate(best.kernel, seed))
 
 
 def rate(kernel: Kernel, seed: int) -> float:
