@@ -123,15 +123,15 @@ def bench(arguments: argparse.Namespace) -> int:
     from pyq.console import speed_table
     from pyq.workloads import task_of
 
-    kind, threads = arguments.what, arguments.threads
-    with threadpool_limits(threads):
+    kind = arguments.what
+    with threadpool_limits(1):  # BLAS's idle threads would spin on cores that pyq's need
         try:
             shapes = arguments.shape or BENCH_SHAPES[kind]
             results = [measure(task_of(kind, shape, arguments.seed), arguments.seconds) for shape in shapes]
         except WrongResult as error:
             print(f"pyq bench: {error}", file=sys.stderr)
             return 1
-        Console().print(speed_table(f"pyq bench {kind}, {threads} thread(s), {isa()}", results))
+        Console().print(speed_table(f"pyq bench {kind}, one thread, {isa()}", results))
         if arguments.json:
             save_json(arguments.json, results)
             print(f"wrote {arguments.json}")
@@ -208,9 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     add = _add(
         commands,
         bench,
-        "time int8 matrix products or convolutions against NumPy's float32",
+        "time int8 matrix products or convolutions against NumPy's float32, on one thread",
         "pyq bench gemm",
-        "pyq bench gemm --shape 128 3072 768 --threads 2",
+        "pyq bench gemm --shape 128 3072 768 --shape 1 4096 4096",
         "pyq bench conv --shape 56 64 64 3 --shape 112 32 32 3 1 32 --json times.json",
     )
     add("what", choices=tuple(BENCH_SHAPES))
@@ -222,7 +222,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="gemm: M N K; conv: SIZE CHANNELS FILTERS KERNEL [STRIDE [GROUP]]; may be repeated (some common ones)",
     )
-    add("--threads", type=_positive, default=1, metavar="N", help="threads of pyq and of NumPy (1)")
     add("--seconds", type=float, default=0.5, metavar="S", help="to time each shape for, about (0.5)")
     add("--seed", type=int, default=0, metavar="N", help="of the random data (0)")
     add("--json", type=Path, metavar="FILE", help="write the results")
