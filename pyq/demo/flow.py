@@ -22,7 +22,7 @@ from pyq.demo.lines import Line, render_lines
 from pyq.demo.reading import Readings, Run, read_line
 from pyq.demo.recognizer import alphabet, preprocess
 from pyq.onnx import Session
-from pyq.onnx.speed import FLOAT, INT8, PEER
+from pyq.onnx.speed import FLOAT, INT8, PEER, peer_session
 from pyq.quantization.report import Figure, Report, Sample
 
 PEER_INT8 = "ONNX Runtime int8"
@@ -104,12 +104,7 @@ def _pyq(session: Session) -> Run:
 
 
 def _onnxruntime(model: Path, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = peer_session(model, threads)
     return lambda tensor: session.run(None, {"x": tensor})[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -45,18 +46,22 @@ def speed_figure(float_session: Session, int8_session: Session, feeds: Sequence[
     return Figure("Time per batch", average, baseline, INT8, "ms")
 
 
+def peer_session(model: bytes | os.PathLike[str], threads: int) -> Any:
+    """The model as an onnxruntime.InferenceSession on `threads` threads; ImportError when that is not installed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what it does not support is no concern of the user
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def _onnxruntime(graph: Graph, feed: Feed) -> Run | None:
     """What runs the graph in ONNX Runtime on as many threads as pyq uses; None if it is missing or refuses `feed`."""
     if find_spec("onnxruntime") is None:
         return None
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = get_num_threads()
-    options.log_severity_level = 4  # what it does not support is no concern of the user
-    model = to_proto(graph).SerializeToString()
     try:
-        run: Run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run
+        run: Run = peer_session(to_proto(graph).SerializeToString(), get_num_threads()).run
         run(None, feed)
     except Exception:  # its exceptions have no common base; without it there is one baseline less
         return None
