@@ -3,11 +3,14 @@
  * vpmaddubsw adds two u8 * s8 products in int16 and saturates. With activations up to amax a lane is exact whatever
  * the activations are if amax * (sum of its positive weights) <= 32767 and amax * (sum of |its negative weights|) <=
  * 32767. Weights are constants, so this is decided here, once:
- *   1. a quad with a lane that breaks the bound is split in two with the same offset whose weights add up to it;
- *      only the excess of the lanes that break it moves;
- *   2. quads are bin-packed, heaviest first, into groups of two whose lanes keep the bound together;
- *   3. if the groups cost more than widening every product to 32 bits, the panel is stored as PAIRS16 instead.
- * A panel whose folded weights do not fit int8 is PAIRS16 too. The order of quads costs nothing: each has its offset.
+ *   1. a quad with a lane that breaks the bound by itself is widened (PAIRS8), or split in two with the same offset
+ *      whose weights add up to it, where only the excess of the lanes that break it moves;
+ *   2. the other quads are bin-packed, heaviest first, into pairs whose lanes keep the bound together (QUADS8P2), and
+ *      pairs into fours (QUADS8P4); who finds no mate stays alone (QUADS8).
+ * A panel is then up to four segments, one for each layout. What is cheapest is chosen by the cost of a step, measured.
+ * Splitting makes more steps, but if no panel widens, the activations need not be widened either: so the whole matrix
+ * is packed both ways where that might pay. A panel whose folded weights do not fit int8 is PAIRS16. The order of quads
+ * costs nothing: each has its offset.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -16,29 +19,53 @@
 #include <string.h>
 
 enum {
-    LANES = 2 * PYQ_NR, /* 16-bit lanes of a quad: two pairs of bytes for each column */
-    QUAD = 4 * PYQ_NR,  /* weights of a quad */
-    WINDOW = 96,        /* open groups that are tried for a quad: bounds the packing time */
+    LANES = 2 * PYQ_NR,  /* 16-bit lanes of a quad: two pairs of bytes for each column */
+    QUAD = 4 * PYQ_NR,   /* weights of a quad */
+    WINDOW = 96,         /* open groups that are tried for a quad: bounds the packing time */
+    MAX_SEGMENTS = 4,    /* of a panel */
+    HIGHEST_BOUND = 4096 /* above any sum of a group, and far from what an int16 load cannot hold */
 };
 
-/* Nanoseconds per quad and row: one PAIRS16 step, one group of two QUADS8 steps (measured on Zen 3). Only ratios matter. */
-static const float PAIRS16_STEP = 0.84f, QUADS8_GROUP = 1.13f;
+/* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
+ * beside its steps, for its accumulators; and the widening of a quad of activations, shared by all panels. */
+static const float STEP[PYQ_LAYOUTS] = {
+    [PYQ_PAIRS16] = 0.82f, [PYQ_PAIRS8] = 0.84f, [PYQ_QUADS8] = 0.67f, [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
+static const float SEGMENT = 1.5f, WIDEN = 0.2f;
 
-typedef struct {
-    int32_t quad, heaviest;
+/* A quad, or the first one of a group. */
+typedef struct item {
+    struct item *next;       /* of the group */
+    int32_t quad, heaviest;  /* the largest load */
     int8_t w[QUAD];
-    int16_t load[2 * LANES]; /* per lane: sum of positive weights; then of |negative| ones */
+    int16_t load[2 * LANES]; /* per lane: the group's sum of positive weights; then of |negative| ones */
 } item;
 
-static void measure(item *it) {
+typedef struct {
+    item **items;
+    int64_t count;
+} list;
+
+/* What becomes of the quads of a panel, by layout. */
+typedef struct {
+    list of[PYQ_LAYOUTS];
+    int32_t splits;
+    float cost;
+} plan;
+
+static void find_heaviest(item *it) {
     it->heaviest = 0;
+    for (int i = 0; i < 2 * LANES; i++)
+        if (it->load[i] > it->heaviest) it->heaviest = it->load[i];
+}
+
+static void measure(item *it) {
+    it->next = NULL;
     for (int lane = 0; lane < LANES; lane++) {
         int a = it->w[2 * lane], b = it->w[2 * lane + 1];
         it->load[lane] = (int16_t)((a > 0 ? a : 0) + (b > 0 ? b : 0));
         it->load[LANES + lane] = (int16_t)((a < 0 ? -a : 0) + (b < 0 ? -b : 0));
     }
-    for (int i = 0; i < 2 * LANES; i++)
-        if (it->load[i] > it->heaviest) it->heaviest = it->load[i];
+    find_heaviest(it);
 }
 
 /* Move what lane i of `from` has above the bound to `to`. Two weights of one sign, each at most 128: it fits there. */
@@ -54,21 +81,26 @@ static void move_excess(item *from, item *to, int i, int bound) {
     }
 }
 
-static int split(item *it, item *rest, int bound) {
-    if (it->heaviest <= bound) return 0;
+static void split(item *it, item *rest, int bound) {
     memset(rest, 0, sizeof *rest);
     rest->quad = it->quad;
     for (int i = 0; i < 2 * LANES; i++)
         if (it->load[i] > bound) move_excess(it, rest, i, bound);
     measure(it);
     measure(rest);
-    return 1;
 }
 
-static int fits(const item *a, const item *b, int bound) {
-    int over = 0;
-    for (int i = 0; i < 2 * LANES; i++) over |= a->load[i] + b->load[i] > bound;
+static int fits(const item *a, const item *b, int16_t bound) {
+    int16_t over = 0;
+    for (int i = 0; i < 2 * LANES; i++) over |= (int16_t)(a->load[i] + b->load[i]) > bound;
     return !over;
+}
+
+static void unite(item *a, item *b) {
+    for (int i = 0; i < 2 * LANES; i++) a->load[i] = (int16_t)(a->load[i] + b->load[i]);
+    find_heaviest(a);
+    while (a->next) a = a->next;
+    a->next = b;
 }
 
 static int heavier(const void *a, const void *b) {
@@ -76,26 +108,49 @@ static int heavier(const void *a, const void *b) {
     return x->heaviest != y->heaviest ? y->heaviest - x->heaviest : x->quad - y->quad;
 }
 
-/* First fit, heaviest first. mate[i] is the item grouped with sorted item i, or NULL; returns the number of groups. */
-static int64_t pair_up(item **sorted, item **mate, int64_t count, int bound) {
-    int64_t groups = 0, open = 0;
-    int64_t *open_items = malloc(sizeof *open_items * (size_t)(count + 1));
-    if (!open_items) return -1;
-    for (int64_t i = 0; i < count; i++) {
-        mate[i] = NULL;
-        int64_t first = open > WINDOW ? open - WINDOW : 0, j = first;
-        while (j < open && !fits(sorted[open_items[j]], sorted[i], bound)) j++;
+/* First fit, heaviest first: unite groups two by two. `from` keeps those without a mate, `united` receives the rest. */
+static void pair_up(list *from, list *united, int bound) {
+    int64_t open = 0;
+    qsort(from->items, (size_t)from->count, sizeof *from->items, heavier);
+    for (int64_t i = 0; i < from->count; i++) {
+        item *it = from->items[i];
+        int64_t j = open > WINDOW ? open - WINDOW : 0;
+        while (j < open && !fits(from->items[j], it, (int16_t)bound)) j++;
         if (j == open) {
-            open_items[open++] = i;
-            groups++;
-        } else {
-            mate[open_items[j]] = sorted[i];
-            sorted[i] = NULL;
-            memmove(open_items + j, open_items + j + 1, (size_t)(--open - j) * sizeof *open_items);
+            from->items[open++] = it;
+            continue;
         }
+        unite(from->items[j], it);
+        united->items[united->count++] = from->items[j];
+        memmove(from->items + j, from->items + j + 1, (size_t)(--open - j) * sizeof *from->items);
     }
-    free(open_items);
-    return groups;
+    from->count = open;
+}
+
+static void move_all(list *from, list *to) {
+    memcpy(to->items + to->count, from->items, (size_t)from->count * sizeof *from->items);
+    to->count += from->count;
+    from->count = 0;
+}
+
+static float segment_cost(int layout, int64_t groups, int64_t group_size) {
+    return groups ? SEGMENT + STEP[layout] * (float)(groups * group_size) : 0;
+}
+
+/* A few groups are not worth a segment of their own. Pairs can stay pairs, and a single quad be paired with zeros. */
+static void drop_small_segments(plan *p) {
+    list *alone = &p->of[PYQ_QUADS8], *pairs = &p->of[PYQ_QUADS8P2], *wide = &p->of[PYQ_PAIRS8];
+    const float own = segment_cost(PYQ_QUADS8, alone->count, 1);
+    if (wide->count && STEP[PYQ_PAIRS8] * (float)alone->count < own)
+        move_all(alone, wide);
+    else if (pairs->count && 2 * STEP[PYQ_QUADS8P2] * (float)alone->count < own)
+        move_all(alone, pairs);
+}
+
+static void set_cost(plan *p) {
+    p->cost = segment_cost(PYQ_PAIRS8, p->of[PYQ_PAIRS8].count, 1) + segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
+              segment_cost(PYQ_QUADS8P2, p->of[PYQ_QUADS8P2].count, 2) +
+              segment_cost(PYQ_QUADS8P4, p->of[PYQ_QUADS8P4].count, 4);
 }
 
 static int load_items(item *items, const int16_t *w, int64_t quads, int64_t columns, int64_t first, int64_t n) {
@@ -114,6 +169,33 @@ static int load_items(item *items, const int16_t *w, int64_t quads, int64_t colu
     return 1;
 }
 
+/* Share out `quads` items; there is room for as many again. */
+static void make_plan(plan *p, item *items, int64_t quads, int bound, int widen) {
+    item *rest = items + quads;
+    for (int64_t q = 0; q < quads; q++) {
+        list *to = &p->of[PYQ_QUADS8];
+        if (items[q].heaviest > bound) {
+            if (widen) {
+                to = &p->of[PYQ_PAIRS8];
+            } else {
+                split(&items[q], rest, bound);
+                to->items[to->count++] = rest++;
+                p->splits++;
+            }
+        }
+        to->items[to->count++] = &items[q];
+    }
+    pair_up(&p->of[PYQ_QUADS8], &p->of[PYQ_QUADS8P2], bound);
+    pair_up(&p->of[PYQ_QUADS8P2], &p->of[PYQ_QUADS8P4], bound);
+    drop_small_segments(p);
+    set_cost(p);
+    if (widen && segment_cost(PYQ_PAIRS8, quads, 1) < p->cost) {
+        for (int layout = PYQ_PAIRS8; layout <= PYQ_QUADS8P4; layout++) p->of[layout].count = 0;
+        for (int64_t q = 0; q < quads; q++) p->of[PYQ_PAIRS8].items[p->of[PYQ_PAIRS8].count++] = &items[q];
+        set_cost(p);
+    }
+}
+
 ALWAYS_INLINE void interleave_n(const int16_t *restrict a, const int16_t *restrict b, int16_t *restrict out,
                                 const int64_t n) {
     for (int64_t i = 0; i < n; i++) out[2 * i] = a[i], out[2 * i + 1] = b[i];
@@ -127,132 +209,163 @@ static void interleave(const int16_t *a, const int16_t *b, int16_t *out, int64_t
         interleave_n(a, b, out, n);
 }
 
-static int64_t store_pairs16(const int16_t *w, int64_t quads, int64_t columns, pyq_panel *panel, int32_t *order,
+static int64_t store_pairs16(const int16_t *w, int64_t quads, int64_t columns, const pyq_segment *s, int32_t *order,
                              uint8_t *data) {
     int16_t *to = (int16_t *)data;
-    if (panel->columns < PYQ_NR) memset(data, 0, (size_t)quads * 128);
+    if (s->columns < PYQ_NR) memset(data, 0, (size_t)quads * 128);
     for (int64_t q = 0; q < quads; q++, to += 4 * PYQ_NR) {
         order[q] = (int32_t)q;
         for (int half = 0; half < 2; half++) {
-            const int16_t *first = w + (4 * q + 2 * half) * columns + panel->column, *second = first + columns;
-            interleave(first, second, to + half * 2 * PYQ_NR, panel->columns);
+            const int16_t *first = w + (4 * q + 2 * half) * columns + s->column, *second = first + columns;
+            interleave(first, second, to + half * 2 * PYQ_NR, s->columns);
         }
     }
-    panel->layout = PYQ_PAIRS16;
-    panel->steps = (int32_t)quads;
     return quads * 128;
 }
 
-static int64_t store_quads8(item **sorted, item **mate, int64_t count, pyq_panel *panel, int32_t *order,
-                            uint8_t *data) {
+static void store_pair8(const int8_t *w, int8_t *to) {
+    for (int half = 0; half < 2; half++)
+        for (int c = 0; c < PYQ_NR; c++)
+            for (int k = 0; k < 2; k++) to[(half * PYQ_NR + c) * 2 + k] = w[4 * c + 2 * half + k];
+}
+
+/* The steps of one layout; groups that are not full are filled with zeros. Returns their number. */
+static int32_t store_groups(const list *groups, int layout, int32_t *order, uint8_t *data) {
+    const int size = layout == PYQ_QUADS8P4 ? 4 : layout == PYQ_QUADS8P2 ? 2 : 1;
     int32_t steps = 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (!sorted[i]) continue; /* it went into an earlier group */
-        const item *pair[2] = {sorted[i], mate[i]};
-        for (int k = 0; k < 2; k++, steps++) {
-            order[steps] = pair[k] ? pair[k]->quad : pair[0]->quad;
-            if (pair[k])
-                memcpy(data + (size_t)steps * QUAD, pair[k]->w, QUAD);
+    for (int64_t i = 0; i < groups->count; i++) {
+        const item *it = groups->items[i];
+        for (int k = 0; k < size; k++, steps++, it = it ? it->next : NULL) {
+            int8_t *to = (int8_t *)data + (int64_t)steps * QUAD;
+            order[steps] = it ? it->quad : groups->items[i]->quad;
+            if (!it)
+                memset(to, 0, QUAD);
+            else if (layout == PYQ_PAIRS8)
+                store_pair8(it->w, to);
             else
-                memset(data + (size_t)steps * QUAD, 0, QUAD);
+                memcpy(to, it->w, QUAD);
         }
     }
-    panel->layout = PYQ_QUADS8;
-    panel->steps = steps;
-    return (int64_t)steps * QUAD;
+    return steps;
 }
 
-/* One panel of bytes b[k][columns], folded on the way; rows behind the last are zero. sums: int32, modulo 2^32. */
-ALWAYS_INLINE void fold_panel(const uint8_t *restrict b, int64_t k, int64_t columns, int32_t flip,
-                              const int16_t *restrict zero, int16_t *restrict out, int32_t *restrict sums,
-                              const int64_t width) {
-    for (int64_t row = 0; row < k; row += 2, out += 2 * PYQ_NR, b += 2 * columns)
-        for (int64_t c = 0; c < width; c++) {
-            const int16_t first = (int16_t)((b[c] ^ flip) - zero[c]);
-            const int16_t second = row + 1 < k ? (int16_t)((b[columns + c] ^ flip) - zero[c]) : 0;
-            out[2 * c] = first, out[2 * c + 1] = second;
-            sums[c] += first + second;
-        }
-}
-
-#if PYQ_HAVE_AVX2
-TARGET_AVX2 static void fold_full_panel_avx2(const uint8_t *b, int64_t k, int64_t columns, int32_t flip,
-                                             const int16_t *zero, int16_t *out, int32_t *sums) {
-    fold_panel(b, k / 2 * 2, columns, flip, zero, out, sums, PYQ_NR);
-    if (k % 2) fold_panel(b + (k - 1) * columns, 1, columns, flip, zero, out + (k - 1) * PYQ_NR, sums, PYQ_NR);
-}
-#define FOLD_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
-#else
-#define fold_full_panel_avx2(...) (void)0
-#define FOLD_AVX2 0
-#endif
-
-/* Pack b[k][columns], uint8 or int8 with a zero point for each column, as PAIRS16 panels that follow each other:
- * 128 * ceil(k / 4) bytes for each 16 columns. No search for exact 16-bit sums: for weights that are used once, this
- * costs less than it could save. `sums` receives the column sums. */
-void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
-                    uint8_t *data, int32_t *sums) {
-    const int64_t size = (k + 3) / 4 * 4 * PYQ_NR;
-    const int32_t flip = is_signed ? 128 : 0; /* (byte ^ 128) - 128 is the int8 */
-    int16_t *out = (int16_t *)data;
-    memset(sums, 0, (size_t)columns * sizeof *sums);
-    for (int64_t column = 0; column < columns; column += PYQ_NR, out += size) {
-        const int64_t width = columns - column < PYQ_NR ? columns - column : PYQ_NR;
-        int16_t zero[PYQ_NR];
-        for (int64_t c = 0; c < width; c++) zero[c] = (int16_t)(zero_point[column + c] + flip);
-        if (width < PYQ_NR || k % 4) memset(out, 0, (size_t)size * sizeof *out);
-        if (width == PYQ_NR && FOLD_AVX2)
-            fold_full_panel_avx2(b + column, k, columns, flip, zero, out, sums + column);
-        else
-            fold_panel(b + column, k, columns, flip, zero, out, sums + column, width);
+/* Store the segments of a plan, in the order of the layouts; returns how many there are. */
+static int64_t store_plan(const plan *p, pyq_segment *s, int32_t *order, uint8_t *data) {
+    const pyq_segment first = *s;
+    int64_t count = 0, used = 0, entries = 0;
+    for (int layout = PYQ_PAIRS8; layout <= PYQ_QUADS8P4; layout++) {
+        if (!p->of[layout].count) continue;
+        s[count] = first;
+        s[count].layout = layout;
+        s[count].data = used;
+        s[count].order = entries;
+        s[count].steps = store_groups(&p->of[layout], layout, order + entries, data + used);
+        s[count].splits = count ? 0 : p->splits;
+        used += (int64_t)s[count].steps * QUAD;
+        entries += s[count].steps;
+        count++;
     }
+    return count;
 }
 
-/* Scratch for one panel: at most every quad is split once. */
+/* The matrix, and room for each of its panels at a fixed distance, so that they can be packed in any order. */
 typedef struct {
-    item *items, **sorted, **mate;
-} scratch;
+    const int16_t *w;
+    int64_t quads, columns;
+    int bound, widen;
+    pyq_segment *segments; /* MAX_SEGMENTS for a panel; their data and order count from the panel's own room */
+    int32_t *order;
+    uint8_t *data;
+    int64_t order_room, data_room;
+    int32_t *counts;
+    float *costs;
+} job;
 
-static int64_t pack_panel(const int16_t *w, int64_t quads, int64_t columns, int bound, scratch *s, pyq_panel *panel,
-                          int32_t *order, uint8_t *data) {
-    if (!s->items || !load_items(s->items, w, quads, columns, panel->column, panel->columns))
-        return store_pairs16(w, quads, columns, panel, order, data);
-    int64_t count = quads;
-    for (int64_t q = 0; q < quads; q++) count += split(&s->items[q], &s->items[count], bound);
-    for (int64_t i = 0; i < count; i++) s->sorted[i] = &s->items[i];
-    qsort(s->sorted, (size_t)count, sizeof *s->sorted, heavier);
-    int64_t groups = pair_up(s->sorted, s->mate, count, bound);
-    if (groups < 0 || QUADS8_GROUP * (float)groups >= PAIRS16_STEP * (float)quads)
-        return store_pairs16(w, quads, columns, panel, order, data);
-    panel->splits = (int32_t)(count - quads);
-    return store_quads8(s->sorted, s->mate, count, panel, order, data);
+static void pack_panel(void *context, int64_t panel) {
+    const job *j = context;
+    const size_t most = (size_t)(2 * j->quads);
+    pyq_segment *s = j->segments + panel * MAX_SEGMENTS;
+    const int64_t column = panel * PYQ_NR, left = j->columns - column;
+    *s = (pyq_segment){.column = (int32_t)column, .columns = (int32_t)(left < PYQ_NR ? left : PYQ_NR)};
+    int32_t *order = j->order + panel * j->order_room;
+    uint8_t *data = j->data + panel * j->data_room;
+    item *items = malloc(most * sizeof *items), **lists = malloc(4 * most * sizeof *lists);
+    plan p = {0};
+    for (int i = 0; lists && i < 4; i++) p.of[PYQ_PAIRS8 + i].items = lists + (size_t)i * most;
+    if (items && lists && load_items(items, j->w, j->quads, j->columns, column, s->columns)) {
+        make_plan(&p, items, j->quads, j->bound, j->widen);
+        j->counts[panel] = (int32_t)store_plan(&p, s, order, data);
+        j->costs[panel] = p.cost;
+    } else { /* too wide for bytes, or no memory for the proof */
+        store_pairs16(j->w, j->quads, j->columns, s, order, data);
+        s->steps = (int32_t)j->quads;
+        s->layout = PYQ_PAIRS16;
+        j->counts[panel] = 1;
+        j->costs[panel] = segment_cost(PYQ_PAIRS16, j->quads, 1);
+    }
+    free(items);
+    free(lists);
 }
 
-/* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. panels: ceil(columns / PYQ_NR) entries;
- * order: 2 * quads + 1 entries and data: 128 * quads bytes for each of them. The panels' data and order follow each
- * other without gaps. Returns the bytes of data used. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
-                 pyq_panel *panels, int32_t *order, uint8_t *data) {
-    scratch s = {0};
-    size_t most = (size_t)(2 * quads);
-    if (allow_quads8) {
-        s.items = malloc(most * sizeof *s.items);
-        s.sorted = malloc(most * sizeof *s.sorted);
-        s.mate = malloc(most * sizeof *s.mate);
-        if (!s.sorted || !s.mate) free(s.items), s.items = NULL; /* no memory for the proof: the panels widen */
+/* Pack all panels in one of the two ways. Counts the steps that widen, and returns the cost of a row. */
+static float pack_panels(job *j, int64_t panels, int widen, int64_t *widened) {
+    j->widen = widen;
+    pyq_parallel(pack_panel, j, panels);
+    float cost = 0;
+    *widened = 0;
+    for (int64_t p = 0; p < panels; p++) {
+        const pyq_segment *first = j->segments + p * MAX_SEGMENTS; /* the layouts that widen come first */
+        cost += j->costs[p];
+        if (first->layout <= PYQ_PAIRS8) *widened += first->steps;
     }
-    int64_t used = 0, entries = 0;
-    for (int64_t column = 0; column < columns; column += PYQ_NR, panels++) {
-        memset(panels, 0, sizeof *panels);
-        panels->column = (int32_t)column;
-        panels->columns = (int32_t)(columns - column < PYQ_NR ? columns - column : PYQ_NR);
-        panels->data = used;
-        panels->order = entries;
-        used += pack_panel(w, quads, columns, 32767 / amax, &s, panels, order + entries, data + used);
-        entries += panels->steps;
+    return cost + (*widened ? WIDEN * (float)j->quads : 0);
+}
+
+/* Where some quads widen, see whether splitting them all costs less; not where it cannot. */
+static void pack_cheapest(job *j, int64_t panels) {
+    int64_t widened, none;
+    const float cost = pack_panels(j, panels, 1, &widened);
+    if (!widened || cost < STEP[PYQ_QUADS8P4] * (float)(j->quads * panels + widened)) return;
+    if (pack_panels(j, panels, 0, &none) > cost) pack_panels(j, panels, 1, &widened);
+}
+
+static int64_t segment_bytes(const pyq_segment *s) { return s->steps * (s->layout == PYQ_PAIRS16 ? 2 * QUAD : QUAD); }
+
+/* Move the panels together; returns the number of segments. */
+static int64_t close_gaps(const job *j, int64_t panels) {
+    int64_t count = 0, used = 0, entries = 0;
+    for (int64_t p = 0; p < panels; p++) {
+        const pyq_segment *s = j->segments + p * MAX_SEGMENTS;
+        for (int32_t i = 0; i < j->counts[p]; i++, s++) {
+            pyq_segment to = *s;
+            to.data = used, to.order = entries;
+            memmove(j->data + used, j->data + p * j->data_room + s->data, (size_t)segment_bytes(s));
+            memmove(j->order + entries, j->order + p * j->order_room + s->order, (size_t)s->steps * sizeof *j->order);
+            used += segment_bytes(s), entries += s->steps;
+            j->segments[count++] = to;
+        }
     }
-    free(s.items);
-    free(s.sorted);
-    free(s.mate);
-    return used;
+    return count;
+}
+
+/* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. For each of the ceil(columns / PYQ_NR) panels,
+ * segments has room for 4, order for 2 * quads + 4 and data for 128 * quads + 256 bytes. What is used of them follows
+ * each other without gaps. Returns the number of segments, 0 when there is no memory. */
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,
+                 int32_t *order, uint8_t *data) {
+    const int64_t panels = (columns + PYQ_NR - 1) / PYQ_NR;
+    const int bound = 32767 / amax;
+    job j = {.w = w, .quads = quads, .columns = columns, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
+    j.segments = segments, j.order = order, j.data = data;
+    j.order_room = 2 * quads + 4, j.data_room = 128 * quads + 256;
+    j.counts = malloc((size_t)panels * sizeof *j.counts);
+    j.costs = malloc((size_t)panels * sizeof *j.costs);
+    int64_t count = 0;
+    if (j.counts && j.costs) {
+        pack_cheapest(&j, panels);
+        count = close_gaps(&j, panels);
+    }
+    free(j.counts);
+    free(j.costs);
+    return count;
 }

@@ -1,15 +1,17 @@
 /* pyq's kernel core: the contract between packing, microkernels, epilogues and the loop nest.
  *
  * Activations are u8 values in rows given by address; the k axis is a list of offsets that all rows share. Weights
- * are packed in panels of PYQ_NR columns. A microkernel fills an int32 tile of `mr` rows by PYQ_NR columns:
+ * are packed in panels of PYQ_NR columns, and a panel in segments of one layout each. A microkernel computes an int32
+ * tile of `mr` rows by PYQ_NR columns:
  *
- *     PAIRS16, QUADS8   tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
- *     TAPS16            tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
+ *     TAPS16        tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
+ *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
- * in int32 that wraps modulo 2^32. Rows are bytes, but for PAIRS16 the same values widened to int16 beforehand (once
- * for all panels, instead of two instructions for every quad); offsets count elements. A kernel may read, but never
- * use, up to 15 elements behind the last one needed: buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in the
- * offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
+ * in int32 that wraps modulo 2^32; with `accumulate`, it adds to the tile instead. Rows are bytes, but for PAIRS16 and
+ * PAIRS8 the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
+ * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
+ * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
+ * the offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
  */
 #ifndef PYQ_H
 #define PYQ_H
@@ -21,10 +23,13 @@
 #define PYQ_MAX_MR 8
 #define PYQ_SLACK 64
 
-/* How the weights of a panel lie in memory. */
+/* How the weights of a segment lie in memory. A step of a GEMM layout is a quad: four consecutive k of NR columns. */
 enum {
     PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: elements (0, 1) of a quad, then (2, 3). Always exact. */
-    PYQ_QUADS8,   /* int8 [steps][NR][4]: groups of P quads whose 16-bit sums the pack proved not to overflow. */
+    PYQ_PAIRS8,   /* int8 [steps][2][NR][2]: the same, widened by the kernel. */
+    PYQ_QUADS8,   /* int8 [steps][NR][4]: the pack proved that the sums of a quad's pairs fit in 16 bits. */
+    PYQ_QUADS8P2, /* the same, and that those of groups of two quads together do. */
+    PYQ_QUADS8P4, /* of groups of four. */
     PYQ_TAPS16,   /* int16 [steps / 2][NR][2]: depthwise; two taps of NR neighbouring channels. */
     PYQ_LAYOUTS
 };
@@ -33,30 +38,31 @@ enum { PYQ_ISA_SCALAR, PYQ_ISA_AVX2, PYQ_ISAS };
 enum { PYQ_OUT_INT32, PYQ_OUT_FLOAT32, PYQ_OUT_QUANTIZED };
 enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE };
 
+/* Segments of one panel follow each other and have the same column: their sums add up. */
 typedef struct {
     int64_t data;       /* bytes from the start of the packed data */
-    int64_t order;      /* first of this panel's entries in the offset list */
+    int64_t order;      /* first of this segment's entries in the offset list */
     int32_t steps;
     int32_t layout;
     int32_t column;     /* first output column */
     int32_t columns;    /* output columns that exist, at most PYQ_NR */
     int32_t row_offset; /* elements added to every row: the group's, or the depthwise panel's, first channel */
-    int32_t splits;     /* quads that were split in two to keep the bound */
-} pyq_panel;
+    int32_t splits;     /* quads of the panel that were split in two to keep the bound; counted in its first segment */
+} pyq_segment;
 
 typedef struct {
-    const pyq_panel *panels;
-    int64_t panel_count;
+    const pyq_segment *segments;
+    int64_t segment_count;
     const int32_t *offsets;
     const uint8_t *data;
 } pyq_weights;
 
-/* Row (n, h, w) starts at element n * stride_n + h * stride_h + w * stride_w. A matrix is one image of one line. */
+/* Row (n, d, h, w) starts at element n * stride_n + d * stride[0] + h * stride[1] + w * stride[2]. */
 typedef struct {
-    const uint8_t *bytes; /* for QUADS8 and TAPS16 panels; NULL when there are none */
-    const int16_t *words; /* for PAIRS16 panels; NULL when there are none */
-    int64_t images, height, width;
-    int64_t stride_n, stride_h, stride_w;
+    const uint8_t *bytes; /* for layouts that read bytes; NULL when there are none */
+    const int16_t *words; /* for PAIRS16 and PAIRS8; NULL when there are none */
+    int64_t images, size[3];
+    int64_t stride_n, stride[3];
 } pyq_rows;
 
 typedef struct {
@@ -69,9 +75,9 @@ typedef struct {
     const uint8_t *table;    /* 256 entries applied to the stored byte, or NULL */
 } pyq_epilogue;
 
-/* `rows` point to int16 elements for PAIRS16, to bytes otherwise. */
+/* `rows` point to int16 elements for PAIRS16 and PAIRS8, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
-                            int64_t steps);
+                            int64_t steps, int32_t accumulate);
 /* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements. */
 typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
                                 int64_t stride);
@@ -92,14 +98,31 @@ int32_t pyq_set_isa(int32_t isa);
 const pyq_kernel *pyq_select(int32_t layout, int64_t rows);
 pyq_epilogue_fn pyq_select_epilogue(void);
 
-/* gemm.c: out is [images * height * width, columns]. */
+/* gemm.c: out is [rows, columns], contiguous. */
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
               int64_t columns);
 void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out);
 
-/* pack.c: returns the bytes used in `data`; see there for the sizes of the buffers. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, int32_t allow_quads8,
-                 pyq_panel *panels, int32_t *order, uint8_t *data);
+/* lower.c: from the caller's bytes to rows. */
+typedef struct {
+    const pyq_weights *weights;
+    const pyq_epilogue *epilogue;
+    int64_t columns;
+    int64_t size[3], channels;   /* of an image: depth, height, width; a matrix is images of one pixel */
+    int64_t begin[3], end[3];    /* pads */
+    int64_t out_size[3], stride[3];
+    int32_t shift;               /* added to every byte, modulo 256: makes int8 unsigned */
+    int32_t zero;                /* what padding is, shifted */
+    int32_t amax;                /* what no shifted byte may exceed */
+    int32_t exact_reads;         /* the kernels read nothing behind the images, so that they can stay where they are */
+} pyq_call;
+
+enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY };
+int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, void *out);
+
+/* pack.c: returns the number of segments; see there for the sizes of the buffers. */
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,
+                 int32_t *order, uint8_t *data);
 
 void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
                     uint8_t *data, int32_t *sums);

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.backends import Epilogue
+from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
-from pyq.lowering import BinaryLines, LoweredEpilogue, Rows
+from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
 from pyq.packing import PackedWeight
 from pyq.qparams import QParams
 
 from . import elementwise, gemm
 from .epilogue import FLOAT32, INT32, QUANTIZED, finish_rows
 from .host import default_isa
+from .rows import Rows, image_rows, matrix_rows
 
 OPERATIONS = {"add": elementwise.ADD, "sub": elementwise.SUB, "mul": elementwise.MUL, "div": elementwise.DIV}
 
@@ -26,7 +27,7 @@ KINDS = {
     np.dtype(np.int8): QUANTIZED,
 }
 
-_NO_BYTES, _NO_WORDS = np.empty(0, np.uint8), np.empty(0, np.int16)
+_NO_BYTES = np.empty(0, np.uint8)
 
 
 class NumbaBackend(KernelBackend):
@@ -50,26 +51,39 @@ class NumbaBackend(KernelBackend):
             _NO_BYTES if epilogue.table is None else epilogue.table,
         )
 
-    def gemm(
+    def run_matmul(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
+    ) -> None:
+        """The loop nest of `gemm.gemm`."""
+        zero = x_zero_point + activation_shift(x.dtype, w.amax)
+        self._run(matrix_rows(x, w), w.offsets(), zero, w, epilogue, out)
+
+    def run_conv(
         self,
-        rows: Rows,
+        x: NDArray[Any],
+        x_zero_point: int,
         w: PackedWeight,
-        offsets: NDArray[np.int32],
-        prepared: tuple[Any, ...],
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
         out: NDArray[Any],
     ) -> None:
         """The loop nest of `gemm.gemm`."""
-        gemm.gemm(
-            self.isa,
-            _NO_BYTES if rows.data is None else rows.data,
-            _NO_WORDS if rows.words is None else rows.words,
-            *rows[2:8],
-            offsets,
-            w.panels,
-            w.data,
-            *prepared,
-            out.reshape(-1).view(np.uint8),
-        )
+        zero = x_zero_point + activation_shift(x.dtype, w.amax)
+        place = place_conv(x.shape, w, geometry, zero)
+        self._run(image_rows(x, w, place, zero), place.offsets, zero, w, epilogue, out)
+
+    def _run(
+        self,
+        rows: Rows,
+        offsets: NDArray[np.int32],
+        zero: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+    ) -> None:
+        finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
+        flat = out.reshape(-1).view(np.uint8)
+        gemm.gemm(self.isa, rows.data, rows.words, rows.size, rows.strides, offsets, w.segments, w.data, *finish, flat)
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
         """The epilogue of `epilogue.finish_rows`."""

@@ -10,7 +10,9 @@ from cffi import FFI
 SOURCES = [
     "csrc/registry.c",
     "csrc/gemm.c",
+    "csrc/lower.c",
     "csrc/pack.c",
+    "csrc/pack_bytes.c",
     "csrc/elementwise.c",
     "csrc/threads.c",
     "csrc/scalar/kernels.c",

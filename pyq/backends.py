@@ -69,24 +69,22 @@ def requantize_epilogue(
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """Strides, pads (ONNX order: all begins, then all ends) and dilations of a 2-D convolution."""
+    """Strides, pads (ONNX order: all begins, then all ends) and dilations: of one to three spatial dimensions."""
 
-    strides: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilations: tuple[int, int] = (1, 1)
+    strides: tuple[int, ...] = (1, 1)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    dilations: tuple[int, ...] = (1, 1)
 
-    def output_size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the output for an input of ``size`` and a kernel of ``kernel`` pixels."""
-        spatial = []
-        for axis in range(2):
-            extent = size[axis] + self.pads[axis] + self.pads[axis + 2]
-            reach = (kernel[axis] - 1) * self.dilations[axis] + 1
-            spatial.append((extent - reach) // self.strides[axis] + 1)
-        return spatial[0], spatial[1]
+    def output_size(self, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial size of the output for an input of ``size`` and a kernel of ``kernel`` pixels."""
+        rank = len(size)
+        padded = [size[axis] + self.pads[axis] + self.pads[axis + rank] for axis in range(rank)]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
+        return tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, self.strides, strict=True))
 
 
 class Backend(Protocol):
-    """What :mod:`pyq.ops` and the ONNX session call. Images are NHWC, matrices row-major.
+    """What :mod:`pyq.ops` and the ONNX session call. Images are channels last, matrices row-major.
 
     ``out``, where given, has the right shape and dtype and is returned.
     """
@@ -107,7 +105,7 @@ class Backend(Protocol):
         epilogue: Epilogue,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """``[N, H, W, C]`` to ``[N, OH, OW, M]``; padding has the value ``x_zero_point``."""
+        """``[N, *spatial, C]`` to ``[N, *out, M]``; padding has the value ``x_zero_point``."""
 
     def lookup(
         self, x: NDArray[Any], table: NDArray[np.uint8], dtype: np.dtype[Any], out: NDArray[Any] | None = None

@@ -8,9 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq._core import ffi, lib
-from pyq.backends import Epilogue
+from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
-from pyq.lowering import BinaryLines, LoweredEpilogue, Rows
+from pyq.lowering import (
+    BinaryLines,
+    LoweredEpilogue,
+    above_amax,
+    activation_shift,
+    place_conv,
+    reads_exactly,
+)
 from pyq.packing import PackedWeight
 from pyq.qparams import QParams
 
@@ -20,6 +27,8 @@ OUTPUT_TYPES = {
     np.dtype(np.uint8): lib.PYQ_OUT_QUANTIZED,
     np.dtype(np.int8): lib.PYQ_OUT_QUANTIZED,
 }
+MATRIX = ((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1))
+"""Size, pads, output size and stride of a row taken as an image."""
 OPERATIONS = ("add", "sub", "mul", "div")
 
 
@@ -53,14 +62,52 @@ class CBackend(KernelBackend):
         )
         return Struct(ffi.new("pyq_epilogue *", fields), (epilogue, lowered))
 
-    def gemm(
-        self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], prepared: Struct, out: NDArray[Any]
+    def run_matmul(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
     ) -> None:
-        """``pyq_gemm``."""
-        weights = w.cached(("pyq_weights", id(offsets)), lambda: _weights(w, offsets))
-        elements = (_pointer("uint8_t[]", rows.data), _pointer("int16_t[]", rows.words))
-        c_rows = ffi.new("pyq_rows *", (*elements, *rows[2:8]))
-        lib.pyq_gemm(c_rows, weights.c, prepared.c, ffi.from_buffer(out, require_writable=True), w.columns)
+        """``pyq_run`` on rows taken as images of one pixel."""
+        call = w.cached(
+            ("pyq_call", epilogue, x_zero_point, x.dtype),
+            lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()),
+        )
+        _run(call, x, w, out)
+
+    def run_conv(
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+    ) -> None:
+        """``pyq_run``."""
+
+        def prepare() -> Struct:
+            zero = x_zero_point + activation_shift(x.dtype, w.amax)
+            *place, offsets = place_conv(x.shape, w, geometry, zero)
+            return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets)
+
+        call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype, x.shape[1:], geometry), prepare)
+        _run(call, x, w, out)
+
+    def _call(
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        place: tuple[tuple[int, ...], ...],
+        offsets: NDArray[np.int32],
+    ) -> Struct:
+        """A ``pyq_call``: all of a product but its activations and its output. Made once, and kept by the weight."""
+        shift, channels = activation_shift(x.dtype, w.amax), x.shape[-1]
+        zero = x_zero_point + shift
+        weights, finish = _weights(w, offsets), self.epilogue_of(epilogue, w, zero)
+        size, begin, end, out_size, stride = place
+        counts = (shift, zero, w.amax, reads_exactly(w, channels))
+        fields = (weights.c, finish.c, w.columns, size, channels, begin, end, out_size, stride, *counts)
+        return Struct(ffi.new("pyq_call *", fields), (weights, finish))
 
     def finish(self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any]) -> None:
         """``pyq_apply_epilogue``."""
@@ -110,14 +157,22 @@ class CBackend(KernelBackend):
         )
 
 
+def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any]) -> None:
+    result = lib.pyq_run(call.c, ffi.from_buffer(x), len(x), ffi.from_buffer(out))
+    if result == lib.PYQ_ABOVE_AMAX:
+        raise above_amax(x, w)
+    if result != lib.PYQ_OK:
+        raise MemoryError(f"x: no memory for a copy of {x.nbytes} bytes")
+
+
 def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
     fields = (
-        ffi.from_buffer("pyq_panel[]", w.panels),
-        len(w.panels),
+        ffi.from_buffer("pyq_segment[]", w.segments),
+        len(w.segments),
         ffi.from_buffer("int32_t[]", offsets),
         ffi.from_buffer("uint8_t[]", w.data),
     )
-    return Struct(ffi.new("pyq_weights *", fields), (w.panels, offsets, w.data))
+    return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.data))
 
 
 def _affine(params: QParams) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyq import lowering
 from pyq.backends import ConvGeometry, Epilogue
-from pyq.lowering import BinaryLines, LoweredEpilogue, Rows, Walk
+from pyq.lowering import BinaryLines, LoweredEpilogue, Walk
 from pyq.packing import PackedWeight
 from pyq.qparams import QParams, dequantize_array
 
@@ -29,8 +29,22 @@ class KernelBackend(ABC):
         """The epilogue as the kernels take it; made once for an epilogue, a weight and a zero point."""
 
     @abstractmethod
-    def gemm(self, rows: Rows, w: PackedWeight, offsets: NDArray[np.int32], prepared: Any, out: NDArray[Any]) -> None:
-        """The loop nest; ``out`` is contiguous."""
+    def run_matmul(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
+    ) -> None:
+        """The product of contiguous ``x``; ``out`` is contiguous."""
+
+    @abstractmethod
+    def run_conv(
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        geometry: ConvGeometry,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+    ) -> None:
+        """The convolution of contiguous ``x``; ``out`` is contiguous."""
 
     @abstractmethod
     def finish(self, acc: NDArray[np.int32], prepared: Any, out: NDArray[Any]) -> None:
@@ -60,9 +74,8 @@ class KernelBackend(ABC):
         self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """See the protocol."""
-        rows = lowering.lower_matmul(x, x_zero_point, w)
         written = _destination(out, (x.shape[0], w.columns), epilogue.dtype)
-        self.gemm(rows, w, w.offsets(), self._prepared(epilogue, w, rows.zero_point), written)
+        self.run_matmul(np.ascontiguousarray(x), x_zero_point, w, epilogue, written)
         return _result(written, out)
 
     def conv(
@@ -75,18 +88,15 @@ class KernelBackend(ABC):
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        offsets = lowering.conv_offsets(x, w, geometry)
-        rows = lowering.lower_conv(x, x_zero_point, w, geometry)
-        written = _destination(out, (rows.images, rows.height, rows.width, w.columns), epilogue.dtype)
-        self.gemm(rows, w, offsets, self._prepared(epilogue, w, rows.zero_point), written)
+        size = geometry.output_size(x.shape[1:-1], w.shape[2:])
+        written = _destination(out, (x.shape[0], *size, w.columns), epilogue.dtype)
+        self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written)
         return _result(written, out)
 
-    def _prepared(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
-        def make() -> Any:
-            lowered = lowering.lower_epilogue(epilogue, w.columns, lowering.zero_point_correction(w, zero_point))
-            return self.prepare(epilogue, lowered, w.columns)
-
-        return w.cached((self.name, epilogue, zero_point), make)
+    def epilogue_of(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
+        """``prepare`` for the products of ``w`` with activations whose zero point, shifted, is ``zero_point``."""
+        correction = lowering.zero_point_correction(w, zero_point)
+        return self.prepare(epilogue, lowering.lower_epilogue(epilogue, w.columns, correction), w.columns)
 
     def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """See the protocol."""

@@ -1,6 +1,7 @@
-"""From arrays to what the kernels take: byte rows, offsets, and an epilogue with everything folded into its bias.
+"""What the C and the Numba kernels have in common about their arguments.
 
-The C and the Numba backend share this. Kernels see activations in [0, 255] only: an int8 value is shifted up by half of
+Where a convolution reads its images, an epilogue with everything folded into its bias, and the order in which
+element-wise kernels walk arrays. Kernels see activations in [0, 255] only: an int8 value is shifted up by half of
 ``amax + 1`` and its zero point with it, which no integer result can tell. The activation's zero point then costs
 nothing in the loop: ``sum((a - za) * w) = sum(a * w) - za * colsum(w)``, and that goes into the bias.
 """
@@ -8,8 +9,7 @@ nothing in the loop: ``sum((a - za) * w) = sum(a * w) - za * colsum(w)``, and th
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,115 +17,24 @@ from numpy.typing import NDArray
 
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.packing import PackedWeight
-from pyq.panels import NR, PAIRS16
+from pyq.panels import NR
 from pyq.qparams import QParams
 
 SLACK = 64  # elements behind a buffer that a kernel may read
 
 
-class Rows(NamedTuple):
-    """Row (n, h, w) of the activations starts at element ``n * stride_n + h * stride_h + w * stride_w``.
-
-    The elements lie in ``data`` as bytes, in ``words`` as int16, or in both, as the layouts of the panels need.
-    """
-
-    data: NDArray[np.uint8] | None
-    words: NDArray[np.int16] | None
-    images: int
-    height: int
-    width: int
-    stride_n: int
-    stride_h: int
-    stride_w: int
-    zero_point: int
+def activation_shift(dtype: np.dtype[Any], amax: int) -> int:
+    """What is added to activations of ``dtype`` to make them bytes in [0, amax]."""
+    return 0 if dtype == np.uint8 else (amax + 1) // 2
 
 
-_thread = threading.local()
-
-
-def _scratch(name: str, size: int, dtype: type) -> NDArray[Any]:
-    """This thread's scratch buffer ``name``, grown to ``size`` elements plus slack; valid until the next call."""
-    buffer: NDArray[Any] | None = getattr(_thread, name, None)
-    if buffer is None or len(buffer) < size + SLACK:
-        buffer = np.zeros(size + SLACK, dtype)
-        setattr(_thread, name, buffer)
-    return buffer[: size + SLACK]
-
-
-def _shift(x: NDArray[Any], amax: int) -> int:
-    """What to add to ``x`` to get bytes; checks that they stay within ``amax``."""
-    shift = 0 if x.dtype == np.uint8 else (amax + 1) // 2
-    if amax < 255 and x.size:
-        low, high = int(x.min()), int(x.max())
-        if low + shift < 0 or high + shift > amax:
-            allowed = f"{-shift} to {amax - shift}"
-            raise ValueError(
-                f"x: got values from {low} to {high}, but the weights were packed for {allowed} (amax={amax})"
-            )
-    return shift
-
-
-def _as_bytes(x: NDArray[Any], shift: int, out: NDArray[np.uint8]) -> None:
-    if shift:
-        np.add(x.view(np.uint8), np.uint8(shift), out=out)  # modulo 256
-    else:
-        np.copyto(out, x)
-
-
-def _as_words(x: NDArray[Any], shift: int, out: NDArray[np.int16]) -> None:
-    np.copyto(out, x)  # a plain copy converts twice as fast as an addition
-    if shift:
-        out += np.int16(shift)
-
-
-def lower_matmul(x: NDArray[Any], zero_point: int, w: PackedWeight) -> Rows:
-    """Rows of a matrix ``[M, K]``. Bytes are copied only when int8, not contiguous, or K is not a multiple of 4."""
-    m, k = x.shape
-    shift = _shift(x, w.amax)
-    data = words = None
-    if w.layouts != {PAIRS16}:
-        if shift or k % 4 or not x.flags.c_contiguous:
-            data = _scratch("data", m * k, np.uint8)
-            _as_bytes(x, shift, data[: m * k].reshape(m, k))
-        else:
-            data = x.reshape(-1)
-    if PAIRS16 in w.layouts:
-        words = _scratch("words", m * k, np.int16)
-        _as_words(x, shift, words[: m * k].reshape(m, k))
-    return Rows(data, words, 1, 1, m, 0, 0, k, zero_point + shift)
-
-
-def lower_conv(x: NDArray[Any], zero_point: int, w: PackedWeight, geometry: ConvGeometry) -> Rows:
-    """Rows of NHWC images: the top-left pixel under the kernel at each output pixel. Padding is copied in once."""
-    n, h, width, c = x.shape
-    shift = _shift(x, w.amax)
-    zero = zero_point + shift
-    if any(geometry.pads) and not 0 <= zero <= w.amax:
-        raise ValueError(
-            f"x_zero_point: got {zero_point}, which weights packed for amax={w.amax} do not allow as padding"
-        )
-    top, left, bottom, right = geometry.pads
-    shape = (n, h + top + bottom, width + left + right, c)
-
-    def padded(name: str, dtype: type, convert: Callable[[NDArray[Any], int, NDArray[Any]], None]) -> NDArray[Any]:
-        size = math.prod(shape)
-        buffer = _scratch(name, size, dtype)
-        images = buffer[:size].reshape(shape)
-        if any(geometry.pads):
-            images[:] = zero
-        convert(x, shift, images[:, top : top + h, left : left + width])
-        return buffer
-
-    data = words = None
-    if w.layouts != {PAIRS16}:
-        usable = not shift and not any(geometry.pads) and x.flags.c_contiguous and reads_exactly(w, c)
-        data = x.reshape(-1) if usable else padded("data", np.uint8, _as_bytes)
-    if PAIRS16 in w.layouts:
-        words = padded("words", np.int16, _as_words)
-    out_h, out_w = geometry.output_size((h, width), w.kernel_shape)
-    stride_h, stride_w = geometry.strides
-    row = shape[2] * c
-    return Rows(data, words, n, out_h, out_w, shape[1] * row, stride_h * row, stride_w * c, zero)
+def above_amax(x: NDArray[Any], w: PackedWeight) -> ValueError:
+    """The error for activations for which the proofs of the packing do not hold."""
+    shift = activation_shift(x.dtype, w.amax)
+    allowed = f"{-shift} to {w.amax - shift}"
+    return ValueError(
+        f"x: got values from {x.min()} to {x.max()}, but the weights were packed for {allowed} (amax={w.amax})"
+    )
 
 
 def reads_exactly(w: PackedWeight, channels: int) -> bool:
@@ -133,15 +42,46 @@ def reads_exactly(w: PackedWeight, channels: int) -> bool:
     return channels % NR == 0 if w.kind == "depthwise" else w.run % 4 == 0
 
 
-def conv_offsets(x: NDArray[Any], w: PackedWeight, geometry: ConvGeometry) -> NDArray[np.int32]:
-    """Offsets of the steps for NHWC images like ``x``."""
-    _, _, width, c = x.shape
-    if w.kind == "conv" and w.runs_per_row == 1 and w.kernel_shape[1] > 1 and geometry.dilations[1] != 1:
+def _three(values: tuple[int, ...], missing: int) -> tuple[int, int, int]:
+    first, second, third = (missing, missing, missing, *values)[-3:]
+    return first, second, third
+
+
+class ConvPlace(NamedTuple):
+    """A convolution in three spatial dimensions; those that the images lack have size 1.
+
+    size, begin, end (pads), out_size and stride per dimension; offsets: int32, of each step from the first pixel under
+    the kernel.
+    """
+
+    size: tuple[int, int, int]
+    begin: tuple[int, int, int]
+    end: tuple[int, int, int]
+    out_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    offsets: NDArray[np.int32]
+
+
+def place_conv(shape: tuple[int, ...], w: PackedWeight, geometry: ConvGeometry, zero: int) -> ConvPlace:
+    """Where the kernels of ``w`` stand on images of ``shape`` ``[N, *spatial, C]`` whose padding has the value ``zero``.
+
+    Raises ValueError for padding above ``w.amax``, and for dilations that ``w`` was not packed for.
+    """
+    if w.kind == "conv" and w.runs_per_row == 1 and w.kernel_shape[2] > 1 and geometry.dilations[-1] != 1:
         raise ValueError(
             f"dilations: got {geometry.dilations}, but the weights were packed for 1; pack them with dilations="
         )
-    row = (width + geometry.pads[1] + geometry.pads[3]) * c
-    return w.offsets(row, c, geometry.dilations)
+    if any(geometry.pads) and not 0 <= zero <= w.amax:
+        raise ValueError(f"x_zero_point: weights packed for amax={w.amax} do not allow it as padding")
+    rank = len(shape) - 2
+    size = _three(shape[1:-1], 1)
+    begin, end = _three(geometry.pads[:rank], 0), _three(geometry.pads[rank:], 0)
+    dilations, stride = _three(geometry.dilations, 1), _three(geometry.strides, 1)
+    out = _three(geometry.output_size(shape[1:-1], w.kernel_shape[3 - rank :]), 1)
+    line = (begin[2] + size[2] + end[2]) * shape[-1]
+    plane = (begin[1] + size[1] + end[1]) * line
+    offsets = w.offsets((plane * dilations[0], line * dilations[1], shape[-1] * dilations[2]))
+    return ConvPlace(size, begin, end, out, stride, offsets)
 
 
 def _per_column(values: NDArray[Any] | None, columns: int, dtype: type) -> NDArray[Any] | None:

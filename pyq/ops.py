@@ -143,8 +143,8 @@ def conv(
 ) -> np.ndarray | QTensor:
     """Convolution of quantized images as in ONNX Conv, exact in the integers; padding is the real 0.
 
-    x: uint8 or int8 [N, C, H, W] or [N, C, W], with one scale; with layout="NHWC", channels last, and so is
-    the result. The memory order is free: images that lie channels last need no copy. w: [M, C / group,
+    x: uint8 or int8 [N, C, *spatial], one to three spatial dimensions, with one scale; with layout="NHWC",
+    channels last, and so is the result. The memory order is free: images that lie channels last need no copy. w: [M, C / group,
     *kernel], quantized per tensor or along axis 0, or packed by `pack`. strides, dilations: one per spatial
     dimension, 1 by default; pads: all begins, then all ends, 0 by default; auto_pad as in ONNX. group: by
     default that of a packed `w`, else 1. bias ([M]), activation and out as in `matmul`.
@@ -162,7 +162,7 @@ def conv(
     images, packed, geometry = _placed(x.data, w, layout, group, strides, pads, dilations, auto_pad)
     epilogue = _epilogue(x, packed, bias, out, activation)
     y = current_backend().conv(images, int(x.zero_point), packed, geometry, epilogue)
-    return _quantized(_restored(y, x.ndim, layout), out)
+    return _quantized(_restored(y, layout), out)
 
 
 def conv_integer(
@@ -179,7 +179,7 @@ def conv_integer(
 ) -> np.ndarray:
     """int32 convolution modulo 2**32, as ONNX ConvInteger; padding has the value `x_zero_point`.
 
-    x: uint8 or int8 [N, C, H, W] or [N, C, W]; x_zero_point: one. w: uint8 or int8 [M, C / group, *kernel];
+    x: uint8 or int8 [N, C, *spatial]; x_zero_point: one. w: uint8 or int8 [M, C / group, *kernel];
     w_zero_point: one (0 when None), or one per filter: [M]. w may be a `PackedWeight`, which has its own zero
     point. The other arguments as in `conv`.
 
@@ -198,7 +198,7 @@ def conv_integer(
         filters = _unscaled(weights, np.broadcast_to(w_zero, weights.shape[:1]), 0)
     images, packed, geometry = _placed(data, filters, layout, group, strides, pads, dilations, auto_pad)
     acc = current_backend().conv(images, int(x_zero), packed, geometry, _ACCUMULATE)
-    return _restored(acc, data.ndim, layout)
+    return _restored(acc, layout)
 
 
 def _batched(
@@ -237,14 +237,10 @@ def _placed(
     dilations: Sequence[int] | None,
     auto_pad: str,
 ) -> tuple[np.ndarray, PackedWeight, ConvGeometry]:
-    """A convolution as kernels take it: NHWC view of the images, packed filters, 2-d geometry; all checked.
-
-    A 1-d convolution is one of images of height 1.
-    """
+    """A convolution as kernels take it: channels-last view of the images, packed filters, geometry; all checked."""
     check_choice("layout", layout, LAYOUTS)
-    rank = data.ndim - 2
-    if rank not in (1, 2):
-        raise ValueError(f"x: expected 3 or 4 dimensions (one or two of H and W), got {data.shape}")
+    if not 3 <= data.ndim <= 5:
+        raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {data.shape}")
     if len(w.shape) != data.ndim:
         raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
     images = data if layout == "NHWC" else np.moveaxis(data, 1, -1)
@@ -256,18 +252,14 @@ def _placed(
         expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
         raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")
     placed = place(images.shape[1:-1], w.shape[2:], strides, pads, dilations, auto_pad)
-    top, left, bottom, right = placed.pads if rank == 2 else (0, placed.pads[0], 0, placed.pads[1])
-    (stride_h, stride_w), (dilation_h, dilation_w) = (1, *placed.strides)[-2:], (1, *placed.dilations)[-2:]
-    geometry = ConvGeometry((stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w))
     if isinstance(w, QTensor):
-        w = pack(w, group=group, dilations=geometry.dilations, prove=False)
-    return images if rank == 2 else images[:, None], w, geometry
+        w = pack(w, group=group, dilations=placed.dilations, prove=False)
+    return images, w, ConvGeometry(placed.strides, placed.pads, placed.dilations)
 
 
-def _restored(y: np.ndarray, ndim: int, layout: str) -> np.ndarray:
-    """The NHWC result as an array of `ndim` dimensions in `layout`, a view."""
-    images = y if ndim == 4 else y[:, 0]
-    return images if layout == "NHWC" else np.moveaxis(images, -1, 1)
+def _restored(y: np.ndarray, layout: str) -> np.ndarray:
+    """The channels-last result in `layout`, a view."""
+    return y if layout == "NHWC" else np.moveaxis(y, -1, 1)
 
 
 def _epilogue(

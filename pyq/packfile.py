@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from pyq.errors import FormatError
 from pyq.files import write_file
 from pyq.packing import PackedWeight
-from pyq.panels import ALIGNMENT, LAYOUT_NAMES, NR, PANEL_DTYPE, STEP_BYTES, Panels, aligned_bytes
+from pyq.panels import ALIGNMENT, GROUP_SIZE, LAYOUT_NAMES, NR, SEGMENT_DTYPE, STEP_BYTES, TAPS16, Panels, aligned_bytes
 
 MAGIC = b"PYQPACK\0"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sIII")
 CHECKSUM_AT = 16
 ARRAYS = {
     "scale": np.dtype("<f4"),
     "zero_point": np.dtype("<i4"),
     "colsum": np.dtype("<i4"),
-    "panels": PANEL_DTYPE,
+    "segments": SEGMENT_DTYPE,
     "order": np.dtype("<i4"),
     "data": np.dtype("u1"),
 }
@@ -92,7 +92,7 @@ def _parse(content: NDArray[np.uint8]) -> PackedWeight:
     fields = json.loads(content[HEADER.size : HEADER.size + text_size].tobytes())
     section = content[_round_up(HEADER.size + text_size) :]
     arrays = {name: _array(section, fields["arrays"][name], dtype) for name, dtype in ARRAYS.items()}
-    panels = Panels(arrays["panels"], arrays["order"], arrays["data"])
+    panels = Panels(arrays["segments"], arrays["order"], arrays["data"])
     w = PackedWeight(
         fields["kind"],
         tuple(fields["shape"]),
@@ -121,13 +121,13 @@ def _array(section: NDArray[np.uint8], entry: dict[str, Any], dtype: np.dtype[An
 def _check_shape(w: PackedWeight) -> None:
     """Steps and row offsets are computed from these fields, so they decide what a kernel reads of an image."""
     integers = (*w.shape, w.group, w.amax, w.runs_per_row)
-    width = w.kernel_shape[1]
+    width = w.kernel_shape[2]
     good = (
         w.dtype in (np.int8, np.uint8)
         and all(type(value) is int and value > 0 for value in integers)
         and w.amax <= 255
         and (w.kind == "gemm") == (len(w.shape) == 2)
-        and len(w.shape) in (2, 3, 4)
+        and len(w.shape) in (2, 3, 4, 5)
         and w.columns % w.group == 0
     )
     if w.kind == "gemm":
@@ -142,11 +142,12 @@ def _check_shape(w: PackedWeight) -> None:
 
 def _check_panels(w: PackedWeight) -> None:
     """A kernel trusts these numbers, so a file may not send it out of bounds even when its checksum is right."""
-    if not (w.panels.ndim == w.order.ndim == w.data.ndim == 1 and len(w.panels) and len(w.order)):
-        raise FormatError("the panel table, the order and the data must be lists that are not empty")
-    table, layout, steps = w.panels, w.panels["layout"], w.panels["steps"].astype(np.int64)
+    if not (w.segments.ndim == w.order.ndim == w.data.ndim == 1 and len(w.segments) and len(w.order)):
+        raise FormatError("the segments, the order and the data must be lists that are not empty")
+    table, layout, steps = w.segments, w.segments["layout"], w.segments["steps"].astype(np.int64)
     if not ((layout >= 0) & (layout < len(LAYOUT_NAMES))).all():
-        raise FormatError("unknown panel layout")
+        raise FormatError("unknown layout")
+    together = np.array([2 if i == TAPS16 else GROUP_SIZE.get(i, 1) for i in range(len(LAYOUT_NAMES))])
     sizes = steps * np.array(STEP_BYTES)[layout]
     columns = table["column"].astype(np.int64)
     ends = columns + table["columns"]
@@ -156,11 +157,12 @@ def _check_panels(w: PackedWeight) -> None:
         and ((table["data"] >= 0) & (table["data"] <= w.data.size - sizes) & (table["data"] % 4 == 0)).all()
         and ((table["order"] >= 0) & (table["order"] <= w.order.size - steps)).all()
         and ((table["columns"] > 0) & (table["columns"] <= NR)).all()
-        and np.array_equal(columns, [0, *ends[:-1]])  # every column once, and no panel across two groups
+        and columns[0] == 0  # every column in one panel, and no panel across two groups
+        and ((columns[1:] == ends[:-1]) | ((columns[1:] == columns[:-1]) & (ends[1:] == ends[:-1]))).all()
         and ends[-1] == w.columns
         and (columns // per_group == (ends - 1) // per_group).all()
-        and ((layout == LAYOUT_NAMES.index("taps16")) == (w.kind == "depthwise")).all()
-        and not (steps[layout != LAYOUT_NAMES.index("pairs16")] % 2).any()
+        and ((layout == TAPS16) == (w.kind == "depthwise")).all()
+        and not (steps % together[layout]).any()
         and (table["row_offset"] == _row_offsets(w)).all()
         and w.colsum.shape == (w.columns,)
         and w.scale.shape in ((), (w.columns,))
@@ -169,10 +171,10 @@ def _check_panels(w: PackedWeight) -> None:
         and int(w.order.max()) == w.entries - 1  # every quad has a step, so the shape is not larger than the weights
     )
     if not good:
-        raise FormatError("the panel table does not fit the weights")
+        raise FormatError("the segments do not fit the weights")
 
 
 def _row_offsets(w: PackedWeight) -> NDArray[np.int64]:
-    """What each panel must add to a row: its own first channel if depthwise, else that of its group."""
-    column = w.panels["column"].astype(np.int64)
+    """What each segment must add to a row: its own first channel if depthwise, else that of its group."""
+    column = w.segments["column"].astype(np.int64)
     return column if w.kind == "depthwise" else column // (w.columns // w.group) * (w.shape[1] if w.group > 1 else 0)

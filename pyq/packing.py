@@ -6,6 +6,7 @@ that the kernel's 16-bit sums are exact (csrc/pack.c) -> :class:`PackedWeight`, 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq import panels as panel_format
-from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, QUADS8, Panels
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, Panels
 from pyq.tensor import QTensor
 
 INT16_MAX = 32767
@@ -26,19 +27,17 @@ CACHED = 64  # derived things that one weight keeps: image widths times epilogue
 class Certificate:
     """What packing proved, and at what cost.
 
-    amax: largest uint8 activation for which no 16-bit sum can overflow. group_size: quads per 16-bit sum.
-    quads: quads of four weight rows times panels. steps: kernel steps after splitting and padding.
-    groups: 16-bit sums in QUADS8 panels. splits: quads that were split in two.
-    panels: number of panels by layout ("pairs16", "quads8", "taps16").
+    amax: largest uint8 activation for which no 16-bit sum can overflow. panels: of 16 columns each.
+    quads: quads of four weight rows (taps, if depthwise) times panels. splits: quads that were split in two.
+    steps: steps of the kernels, after splitting and padding, by layout: "pairs16" and "pairs8" widen every product to
+    32 bits; "quads8", "quads8p2" and "quads8p4" add those of one, two and four quads in 16 bits; "taps16" is depthwise.
     """
 
     amax: int
-    group_size: int
+    panels: int
     quads: int
-    steps: int
-    groups: int
     splits: int
-    panels: dict[str, int]
+    steps: dict[str, int]
 
 
 class PackedWeight:
@@ -69,10 +68,10 @@ class PackedWeight:
         self.kind, self.shape, self.dtype, self.group, self.amax = kind, shape, dtype, group, amax
         self.scale, self.zero_point, self.colsum = scale, zero_point, colsum
         self.runs_per_row = runs_per_row
-        self.panels, self.order, self.data = panels
+        self.segments, self.order, self.data = panels
         for array in (scale, zero_point, colsum, *panels):
             array.flags.writeable = False
-        self._layouts = frozenset(self.panels["layout"].tolist())
+        self._layouts = frozenset(self.segments["layout"].tolist())
         self._cache: dict[Hashable, Any] = {}
 
     @property
@@ -81,24 +80,24 @@ class PackedWeight:
         return self.shape[1] if self.kind == "gemm" else self.shape[0]
 
     @property
-    def kernel_shape(self) -> tuple[int, int]:
-        """Height and width of the kernel; (1, 1) for a matrix. A 1-D kernel has height 1."""
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """Depth, height and width of the kernel; what a matrix or a kernel of fewer dimensions lacks is 1."""
         spatial = () if self.kind == "gemm" else self.shape[2:]
-        height, width = (1, 1, *spatial)[-2:]
-        return height, width
+        depth, height, width = (1, 1, 1, *spatial)[-3:]
+        return depth, height, width
 
     @property
     def run(self) -> int:
         """Bytes of a row that one run of consecutive k covers."""
         if self.kind == "gemm":
             return self.shape[0]
-        return self.shape[1] * self.kernel_shape[1] // self.runs_per_row
+        return self.shape[1] * self.kernel_shape[2] // self.runs_per_row
 
     @property
     def entries(self) -> int:
         """Quads (taps, if depthwise) of one column: what the numbers in ``order`` count."""
         per_run = 1 if self.kind == "depthwise" else -(-self.run // 4)
-        return self.kernel_shape[0] * self.runs_per_row * per_run
+        return self.kernel_shape[0] * self.kernel_shape[1] * self.runs_per_row * per_run
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make()`` gave for ``key``: things derived from the weights for the calls that use them."""
@@ -111,58 +110,51 @@ class PackedWeight:
 
     @property
     def layouts(self) -> frozenset[int]:
-        """The panel layouts that occur (constants of :mod:`pyq.panels`)."""
+        """The layouts that occur (constants of :mod:`pyq.panels`)."""
         return self._layouts
 
     @property
     def nbytes(self) -> int:
         """Bytes that the packed weights take in memory."""
-        return int(self.data.nbytes + self.order.nbytes + self.panels.nbytes + self.colsum.nbytes)
+        return int(self.data.nbytes + self.order.nbytes + self.segments.nbytes + self.colsum.nbytes)
 
     @property
     def certificate(self) -> Certificate:
         """What packing proved; :func:`verify_certificate` checks it against the packed bytes."""
-        table = self.panels
-        counts = {name: int((table["layout"] == i).sum()) for i, name in enumerate(LAYOUT_NAMES)}
-        groups = int(table["steps"][table["layout"] == QUADS8].sum()) // GROUP_SIZE
-        quads = self.entries * len(table)
-        used = {name: count for name, count in counts.items() if count}
-        return Certificate(
-            self.amax, GROUP_SIZE, quads, int(table["steps"].sum()), groups, int(table["splits"].sum()), used
-        )
+        table = self.segments
+        steps = {LAYOUT_NAMES[i]: int(table["steps"][table["layout"] == i].sum()) for i in sorted(self.layouts)}
+        panels = len(np.unique(table["column"]))
+        return Certificate(self.amax, panels, self.entries * panels, int(table["splits"].sum()), steps)
 
-    def offsets(
-        self, row_bytes: int = 0, pixel_bytes: int = 0, dilations: tuple[int, int] = (1, 1)
-    ) -> NDArray[np.int32]:
-        """int32 offset of every step from the start of a row, for uint8 images with these strides."""
-        key = ("offsets", row_bytes, pixel_bytes, *dilations)
-        return self.cached(key, lambda: self._entry_offsets(row_bytes, pixel_bytes, dilations)[self.order])
+    def offsets(self, strides: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.int32]:
+        """int32 offset of every step from the start of a row, in elements.
 
-    def _entry_offsets(self, row_bytes: int, pixel_bytes: int, dilations: tuple[int, int]) -> NDArray[np.int32]:
-        height = self.kernel_shape[0]
-        down = np.arange(height)[:, None] * (row_bytes * dilations[0])
-        right = np.arange(self.runs_per_row) * (pixel_bytes * dilations[1])
+        strides: from one kernel plane, line and pixel to the next, dilation included.
+        """
+        return self.cached(("offsets", strides), lambda: self._entry_offsets(strides)[self.order])
+
+    def _entry_offsets(self, strides: tuple[int, int, int]) -> NDArray[np.int32]:
+        depth, height, _ = self.kernel_shape
+        plane, line, pixel = (np.arange(n) * s for n, s in zip((depth, height, self.runs_per_row), strides, strict=True))
+        runs = plane[:, None, None] + line[:, None] + pixel
         quads = 1 if self.kind == "depthwise" else -(-self.run // 4)
-        starts = (down + right).reshape(-1, 1) + 4 * np.arange(quads)
+        starts = runs.reshape(-1, 1) + 4 * np.arange(quads)
         if starts.max() > np.iinfo(np.int32).max:
-            raise ValueError(f"x: an image row of {row_bytes} bytes puts a kernel row beyond 2 GiB")
+            raise ValueError(f"x: a kernel whose lines are {strides[1]} bytes apart reaches beyond 2 GiB")
         return starts.reshape(-1).astype(np.int32)
 
     def unpack(self) -> NDArray[Any]:
         """The integer weights again, in ``shape`` and ``dtype``: exactly what was packed."""
-        height, width = self.kernel_shape
         matrix = panel_format.unpack(
-            Panels(self.panels, self.order, self.data), self.entries, self.columns, self.group_count
+            Panels(self.segments, self.order, self.data), self.entries, self.columns, self.group_count
         )
-        runs = matrix.reshape(self.group_count, height * self.runs_per_row, -1, matrix.shape[-1])
-        folded = runs[:, :, : 1 if self.kind == "depthwise" else self.run]
+        per_run = 1 if self.kind == "depthwise" else -(-self.run // 4) * 4
+        folded = matrix.reshape(self.group_count, -1, per_run, matrix.shape[-1])[:, :, : self.run]
         if self.kind == "gemm":
             weights = folded.reshape(self.shape)
             return (weights + self.zero_point).astype(self.dtype)
-        pixels = folded.reshape(self.group_count, height, width, -1, matrix.shape[-1])
-        weights = pixels.transpose(0, 4, 3, 1, 2).reshape(self.shape)
-        if self.kind == "depthwise":
-            weights = pixels.transpose(4, 0, 3, 1, 2).reshape(self.shape)
+        pixels = folded.reshape(self.group_count, *self.shape[2:], -1, matrix.shape[-1])
+        weights = np.moveaxis(pixels, (-1, -2), (1, 2)).reshape(self.shape)
         zero_point = (
             self.zero_point.reshape(-1, *[1] * (len(self.shape) - 1)) if self.zero_point.ndim else self.zero_point
         )
@@ -191,7 +183,7 @@ class PackedWeight:
 
     def __reduce__(self) -> tuple[Any, ...]:
         form = self.kind, self.shape, self.dtype, self.scale, self.zero_point, self.group, self.amax, self.runs_per_row
-        return PackedWeight, (*form, Panels(self.panels, self.order, self.data), self.colsum)
+        return PackedWeight, (*form, Panels(self.segments, self.order, self.data), self.colsum)
 
     def __repr__(self) -> str:
         group = f", group={self.group}" if self.group > 1 else ""
@@ -209,8 +201,8 @@ def pack(
 ) -> PackedWeight:
     """Arrange quantized weights for the kernels, once.
 
-    qw: int8 or uint8; ``(K, N)``, per tensor or axis=1, for a matrix product; ``(M, C / group, *kernel)`` with one or
-    two kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will come
+    qw: int8 or uint8; ``(K, N)``, per tensor or axis=1, for a matrix product; ``(M, C / group, *kernel)`` with one
+    to three kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will come
     (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a ValueError
     later, never a wrong result. dilations: of the convolution, when they are not 1. prove=False packs faster and
     leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
@@ -223,9 +215,9 @@ def pack(
         raise TypeError(f"qw: expected int8 or uint8 weights, got {qw.dtype}")
     if not 1 <= amax <= 255:
         raise ValueError(f"amax: got {amax}, expected 1 to 255")
-    if qw.ndim not in (2, 3, 4) or 0 in qw.shape:
+    if qw.ndim not in (2, 3, 4, 5) or 0 in qw.shape:
         raise ValueError(
-            f"qw: got shape {qw.shape}, expected (K, N), or (M, C / group, *kernel) with a 1-D or 2-D kernel; not empty"
+            f"qw: got shape {qw.shape}, expected (K, N), or (M, C / group, *kernel) with a 1-D to 3-D kernel; not empty"
         )
     channel_axis = 1 if qw.ndim == 2 else 0
     if qw.axis not in (None, channel_axis):
@@ -261,8 +253,8 @@ def _padded(runs: NDArray[np.int16]) -> NDArray[np.int16]:
 
 
 def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, prove: bool) -> tuple[str, int, Panels]:
-    m, c, *spatial = folded.shape
-    height, width = (1, *spatial)[-2:]
+    m, c, *outer, width = folded.shape
+    height = math.prod(outer)  # lines of the kernel, of all its planes
     if group == m and c == 1 and group > 1:
         taps = np.ascontiguousarray(folded.reshape(m, height * width).T)
         return "depthwise", width, panel_format.pack_taps16(taps)
@@ -279,15 +271,17 @@ def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, 
 def verify_certificate(w: PackedWeight) -> None:
     """Prove again, from the packed bytes, that no 16-bit sum can overflow for activations up to ``w.amax``.
 
-    Raises ValueError naming the first panel that breaks the bound; returns nothing when all hold.
+    Raises ValueError naming the first segment that breaks the bound; returns nothing when all hold.
     """
-    panels = Panels(w.panels, w.order, w.data)
-    for index in np.flatnonzero(w.panels["layout"] == QUADS8):
-        _, weights = panel_format.panel_weights(panels, int(index))
-        lanes = weights.reshape(-1, GROUP_SIZE, 2, 2, panel_format.NR)  # [group, quad, lane, byte, column]
+    panels = Panels(w.segments, w.order, w.data)
+    for index, layout in enumerate(w.segments["layout"].tolist()):
+        if layout not in GROUP_SIZE:
+            continue
+        _, weights = panel_format.segment_weights(panels, index)
+        lanes = weights.reshape(-1, GROUP_SIZE[layout], 2, 2, panel_format.NR)  # [group, quad, lane, byte, column]
         for signed in (lanes, -lanes):
             sums = np.maximum(signed, 0).sum(axis=(1, 3))
             if sums.size and int(sums.max()) * w.amax > INT16_MAX:
                 raise ValueError(
-                    f"panel {index}: a 16-bit sum can reach {int(sums.max()) * w.amax}, the limit is {INT16_MAX}"
+                    f"segment {index}: a 16-bit sum can reach {int(sums.max()) * w.amax}, the limit is {INT16_MAX}"
                 )

@@ -1,8 +1,8 @@
 """Panels: how packed weights lie in memory, shared by every kernel (the contract is in csrc/pyq.h).
 
 A matrix of folded weights (zero point subtracted, int16 in [-255, 255]) with its rows in groups of four, the quads,
-becomes panels of NR columns. The C packer can prove that sums of 16 bits are exact and store QUADS8 panels; without
-it every panel is PAIRS16, which is exact as it is.
+becomes panels of NR columns, and a panel one or more segments, each of one layout, whose sums add up. The C packer can
+prove that sums of 16 bits are exact and store QUADS8 segments; without it every panel is PAIRS16, exact as it is.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from numpy.typing import NDArray
 _core: Any = importlib.import_module("pyq._core") if importlib.util.find_spec("pyq._core") else None
 
 NR = 16
-PAIRS16, QUADS8, TAPS16 = range(3)
-LAYOUT_NAMES = ("pairs16", "quads8", "taps16")
-STEP_BYTES = (128, 64, 32)
-GROUP_SIZE = 2  # quads of a QUADS8 panel that share a 16-bit sum
+PAIRS16, PAIRS8, QUADS8, QUADS8P2, QUADS8P4, TAPS16 = range(6)
+LAYOUT_NAMES = ("pairs16", "pairs8", "quads8", "quads8p2", "quads8p4", "taps16")
+STEP_BYTES = (128, 64, 64, 64, 64, 32)
+GROUP_SIZE = {QUADS8: 1, QUADS8P2: 2, QUADS8P4: 4}
+"""Quads that share a 16-bit sum."""
+WORDS = frozenset((PAIRS16, PAIRS8))
+"""Layouts whose kernels read activations as int16."""
+MAX_SEGMENTS = 4
+"""Of one panel."""
 ALIGNMENT = 64
 
-PANEL_DTYPE = np.dtype(
+SEGMENT_DTYPE = np.dtype(
     [
         ("data", "<i8"),
         ("order", "<i8"),
@@ -38,7 +43,7 @@ PANEL_DTYPE = np.dtype(
 
 
 class Panels(NamedTuple):
-    """Panel table (PANEL_DTYPE), int32 quad (or tap) numbers, and the packed bytes, aligned to 64."""
+    """Table of segments (SEGMENT_DTYPE), int32 quad (or tap) numbers, and the packed bytes, aligned to 64."""
 
     table: NDArray[np.void]
     order: NDArray[np.int32]
@@ -54,7 +59,7 @@ def aligned_bytes(size: int) -> NDArray[np.uint8]:
 
 def _empty_table(columns: int) -> NDArray[np.void]:
     first = np.arange(0, columns, NR)
-    table = np.zeros(len(first), PANEL_DTYPE)
+    table = np.zeros(len(first), SEGMENT_DTYPE)
     table["column"] = first
     table["columns"] = np.minimum(columns - first, NR)
     return table
@@ -103,35 +108,34 @@ def pack_taps16(taps: NDArray[np.int16]) -> Panels:
     return panels
 
 
-def _pack_c(matrix: NDArray[np.int16], amax: int, prove: bool) -> Panels:
+def _pack_c(matrix: NDArray[np.int16], amax: int) -> Panels:
     ffi, lib = _core.ffi, _core.lib
     quads, columns = len(matrix) // 4, matrix.shape[1]
-    table = _empty_table(columns)
-    order = np.empty(len(table) * (2 * quads + 1), np.int32)
-    data = aligned_bytes(len(table) * quads * STEP_BYTES[PAIRS16])
-    used = lib.pyq_pack(
+    panels = -(-columns // NR)
+    table = np.zeros(panels * MAX_SEGMENTS, SEGMENT_DTYPE)
+    order = np.empty(panels * (2 * quads + 4), np.int32)
+    data = aligned_bytes(panels * (128 * quads + 256))
+    count = lib.pyq_pack(
         ffi.from_buffer("int16_t[]", np.ascontiguousarray(matrix)),
         quads,
         columns,
         amax,
-        prove,
-        ffi.from_buffer("pyq_panel[]", table, require_writable=True),
+        ffi.from_buffer("pyq_segment[]", table, require_writable=True),
         ffi.from_buffer("int32_t[]", order, require_writable=True),
         ffi.from_buffer("uint8_t[]", data, require_writable=True),
     )
-    entries = int(table["steps"].sum())
-    if used < len(data):  # the worst case may be far larger than what the weights took
-        trimmed = aligned_bytes(used)
-        trimmed[:] = data[:used]
-        data = trimmed
-    return Panels(table, order[:entries].copy(), data)
+    if not count:
+        raise MemoryError(f"packing a matrix of shape {matrix.shape}")
+    last = table[count - 1]
+    entries = last["order"] + last["steps"]
+    exact = aligned_bytes(int(last["data"] + last["steps"] * STEP_BYTES[last["layout"]]))
+    exact[:] = data[: len(exact)]  # the worst case may be far larger than what the weights took
+    return Panels(table[:count].copy(), order[:entries].copy(), exact)
 
 
 def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True) -> Panels:
     """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums."""
-    if _core is None:
-        return pack_pairs16(matrix)
-    return _pack_c(matrix, amax, prove)
+    return _pack_c(matrix, amax) if prove and _core is not None else pack_pairs16(matrix)
 
 
 def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, NDArray[np.int32]]:
@@ -176,17 +180,17 @@ def join(groups: list[Panels], row_offsets: list[int], columns: int) -> Panels:
     return Panels(np.concatenate(tables), np.concatenate([group.order for group in groups]), data)
 
 
-def panel_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """One panel as ``(order [steps], weights int32 [steps, rows per step, NR])``: 4 bytes of a quad, or 1 tap."""
-    panel = panels.table[index]
-    steps, layout, start = int(panel["steps"]), int(panel["layout"]), int(panel["data"])
-    order = panels.order[panel["order"] : panel["order"] + steps]
+def segment_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """A segment as ``(order [steps], weights int32 [steps, rows per step, NR])``: 4 bytes of a quad, or 1 tap."""
+    segment = panels.table[index]
+    steps, layout, start = int(segment["steps"]), int(segment["layout"]), int(segment["data"])
+    order = panels.order[segment["order"] : segment["order"] + steps]
     raw = panels.data[start : start + steps * STEP_BYTES[layout]]
     weights: NDArray[Any]
-    if layout == QUADS8:
+    if layout in GROUP_SIZE:
         weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
-    elif layout == PAIRS16:
-        halves = raw.view(np.int16).reshape(steps, 2, NR, 2)  # [step, k // 2, column, k % 2]
+    elif layout in WORDS:
+        halves = raw.view(np.int16 if layout == PAIRS16 else np.int8).reshape(steps, 2, NR, 2)  # [_, k // 2, _, k % 2]
         weights = halves.transpose(0, 1, 3, 2).reshape(steps, 4, NR)
     else:
         weights = raw.view(np.int16).reshape(steps // 2, NR, 2).transpose(0, 2, 1).reshape(steps, 1, NR)
@@ -197,9 +201,9 @@ def unpack(panels: Panels, entries: int, columns: int, groups: int) -> NDArray[n
     """The folded weights ``[groups, rows, columns / groups]`` again; ``entries`` quads (or taps) each."""
     rows_per_step = 1 if len(panels.table) and panels.table["layout"][0] == TAPS16 else 4
     full = np.zeros((entries, rows_per_step, columns + NR), np.int32)
-    for index, panel in enumerate(panels.table):
-        order, weights = panel_weights(panels, index)
-        first, width = int(panel["column"]), int(panel["columns"])
+    for index, segment in enumerate(panels.table):
+        order, weights = segment_weights(panels, index)
+        first, width = int(segment["column"]), int(segment["columns"])
         np.add.at(full[:, :, first : first + width], order, weights[:, :, :width])
     matrix = full[:, :, :columns].reshape(entries * rows_per_step, groups, columns // groups)
     return matrix.transpose(1, 0, 2)

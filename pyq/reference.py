@@ -154,14 +154,11 @@ class ReferenceBackend:
         epilogue: Epilogue,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Convolution of an NHWC image through the epilogue, NHWC."""
+        """Convolution of channels-last images through the epilogue, channels last."""
         _check_amax(x, w.amax)
-        weights = w.unpack()
-        if weights.ndim == 3:
-            weights = weights[:, :, None]  # a 1-D kernel is one row of a 2-D one
         place = geometry.strides, geometry.pads, geometry.dilations, w.group
-        acc = conv_integer(x.transpose(0, 3, 1, 2), weights, x_zero_point, w.zero_point, *place)
-        return _stored(requantize(np.ascontiguousarray(acc.transpose(0, 2, 3, 1)), epilogue), out)
+        acc = conv_integer(np.moveaxis(x, -1, 1), w.unpack(), x_zero_point, w.zero_point, *place)
+        return _stored(requantize(np.ascontiguousarray(np.moveaxis(acc, 1, -1)), epilogue), out)
 
     def lookup(
         self, x: np.ndarray, table: np.ndarray, dtype: npt.DTypeLike, out: np.ndarray | None = None

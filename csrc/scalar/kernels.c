@@ -8,22 +8,26 @@
 #include "../pyq.h"
 #include "../requant.h"
 
-/* Element i of a quad lies in half i >> 1, position i & 1 of a PAIRS16 step. */
-ALWAYS_INLINE void pairs16(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int16_t *w,
-                           int64_t steps, const int mr) {
-    for (int i = 0; i < mr * PYQ_NR; i++) tile[i] = 0;
-    for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)
-        for (int r = 0; r < mr; r++) {
-            const int16_t *a = (const int16_t *)rows[r] + offsets[s], *second = w + 2 * PYQ_NR;
-            for (int c = 0; c < PYQ_NR; c++)
-                tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] + a[2] * second[2 * c] +
-                                                   a[3] * second[2 * c + 1]);
-        }
-}
+#include <string.h>
+
+/* Element i of a quad lies in half i >> 1, position i & 1 of a step; its weights may be int16 or int8. */
+#define PAIRS(name, weight)                                                                                        \
+    ALWAYS_INLINE void name(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const weight *w,   \
+                            int64_t steps, const int mr) {                                                         \
+        for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)                                                       \
+            for (int r = 0; r < mr; r++) {                                                                         \
+                const int16_t *a = (const int16_t *)rows[r] + offsets[s];                                          \
+                const weight *second = w + 2 * PYQ_NR;                                                             \
+                for (int c = 0; c < PYQ_NR; c++)                                                                   \
+                    tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] +                     \
+                                                       a[2] * second[2 * c] + a[3] * second[2 * c + 1]);           \
+            }                                                                                                      \
+    }
+PAIRS(pairs16, int16_t)
+PAIRS(pairs8, int8_t)
 
 ALWAYS_INLINE void quads8(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int8_t *w,
                           int64_t steps, const int mr) {
-    for (int i = 0; i < mr * PYQ_NR; i++) tile[i] = 0;
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
             const uint8_t *a = rows[r] + offsets[s];
@@ -35,7 +39,6 @@ ALWAYS_INLINE void quads8(uint32_t *tile, const uint8_t *const *rows, const int3
 
 ALWAYS_INLINE void taps16(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int16_t *w,
                           int64_t steps, const int mr) {
-    for (int i = 0; i < mr * PYQ_NR; i++) tile[i] = 0;
     for (int64_t s = 0; s < steps; s += 2, w += 2 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
             const uint8_t *a = rows[r] + offsets[s], *b = rows[r] + offsets[s + 1];
@@ -43,16 +46,24 @@ ALWAYS_INLINE void taps16(uint32_t *tile, const uint8_t *const *rows, const int3
         }
 }
 
-#define DEFINE(layout, mr, weight)                                                                              \
+/* `loop` is what computes a layout: without 16-bit sums, those of quads differ only in what was proved about them. */
+#define DEFINE(layout, mr, loop, weight)                                                                        \
     void pyq_scalar_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets,     \
-                                         const void *w, int64_t steps) {                                        \
-        layout((uint32_t *)tile, rows, offsets, (const weight *)w, steps, mr);                                  \
+                                         const void *w, int64_t steps, int32_t accumulate) {                    \
+        if (!accumulate) memset(tile, 0, sizeof *tile * mr * PYQ_NR);                                           \
+        loop((uint32_t *)tile, rows, offsets, (const weight *)w, steps, mr);                                    \
     }
-DEFINE(pairs16, 1, int16_t)
-DEFINE(pairs16, 4, int16_t)
-DEFINE(quads8, 1, int8_t)
-DEFINE(quads8, 4, int8_t)
-DEFINE(taps16, 1, int16_t)
+DEFINE(pairs16, 1, pairs16, int16_t)
+DEFINE(pairs16, 4, pairs16, int16_t)
+DEFINE(pairs8, 1, pairs8, int8_t)
+DEFINE(pairs8, 4, pairs8, int8_t)
+DEFINE(quads8, 1, quads8, int8_t)
+DEFINE(quads8, 4, quads8, int8_t)
+DEFINE(quads8p2, 1, quads8, int8_t)
+DEFINE(quads8p2, 4, quads8, int8_t)
+DEFINE(quads8p4, 1, quads8, int8_t)
+DEFINE(quads8p4, 4, quads8, int8_t)
+DEFINE(taps16, 1, taps16, int16_t)
 
 void pyq_scalar_requantize(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
                            int64_t stride) {

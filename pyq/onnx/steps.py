@@ -129,7 +129,7 @@ class MatMulStep(ProductStep):
 
 
 class ConvStep(ProductStep):
-    """Convolution of x [N, C, H, W], or [N, C, W] taken as an image of height 1. ONNX attributes of Conv."""
+    """Convolution of x [N, C, *spatial]. ONNX attributes of Conv."""
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
@@ -145,22 +145,16 @@ class ConvStep(ProductStep):
             raise ValueError(f"{self.name}: input of shape {x.shape}, expected {len(kernel) + 2} dimensions")
         self._check(x, 1, depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
-        image = x if len(kernel) == 2 else x[:, :, None]
         y = out.take((x.shape[0], *size, filters), self._epilogue.dtype)
-        nhwc = image.transpose(0, 2, 3, 1)
-        current_backend().conv(nhwc, self._zero_point, self._weight, geometry, self._epilogue, y)
-        y = y.view(self._dtype).transpose(0, 3, 1, 2)
-        return [y if len(kernel) == 2 else y[:, :, 0]]
+        images = np.moveaxis(x, 1, -1)
+        current_backend().conv(images, self._zero_point, self._weight, geometry, self._epilogue, y)
+        return [np.moveaxis(y.view(self._dtype), -1, 1)]
 
     def _geometry(self, size: tuple[int, ...]) -> tuple[ConvGeometry, tuple[int, ...]]:
-        """Geometry and output size, in two dimensions, for an input of spatial `size`."""
+        """Geometry and output size for an input of spatial `size`."""
         if size not in self._placed:
             found = place(size, self._weight.shape[2:], **self._spatial)
-            strides, pads, dilations, extent = found.strides, found.pads, found.dilations, found.out
-            if len(size) == 1:
-                strides, dilations, extent = (1, *strides), (1, *dilations), (1, *extent)
-                pads = (0, pads[0], 0, pads[1])
-            self._placed[size] = ConvGeometry(strides, pads, dilations), extent  # type: ignore[arg-type]
+            self._placed[size] = ConvGeometry(found.strides, found.pads, found.dilations), found.out
         return self._placed[size]
 
 

@@ -1,0 +1,167 @@
+/* From the caller's bytes to the rows of the loop nest: shifted to uint8, padded, widened where a layout wants int16.
+ *
+ * Kernels see activations in [0, 255] only: an int8 value is shifted up by half of amax + 1, and its zero point with
+ * it, which no integer result can tell. Images that need none of this stay where they are. The copy is checked against
+ * amax as it is made: the proofs of the packing hold up to there.
+ *
+ * Compiled for the baseline and for AVX2, where the compiler makes of a line one load, addition and maximum, and one
+ * vpmovzxbw and store, for 16 or 32 elements.
+ */
+#include "isa.h"
+#include "pyq.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LINE = 4096 }; /* elements of a line where images need no padding: any run of bytes will do */
+
+typedef struct {
+    const pyq_call *call;
+    const uint8_t *x;
+    uint8_t *bytes;
+    int16_t *words;
+    int64_t line, total;      /* elements of a line; of all, where nothing is padded */
+    int64_t lines_per_task, lines;
+    int padded;
+    atomic_int highest;
+} job;
+
+ALWAYS_INLINE int convert_line(const uint8_t *restrict x, int64_t n, uint8_t shift, uint8_t *restrict bytes,
+                               int16_t *restrict words) {
+    uint8_t highest = 0;
+    if (bytes)
+        for (int64_t i = 0; i < n; i++) {
+            const uint8_t value = (uint8_t)(x[i] + shift);
+            highest = value > highest ? value : highest;
+            bytes[i] = value;
+        }
+    if (words)
+        for (int64_t i = 0; i < n; i++) {
+            const uint8_t value = (uint8_t)(x[i] + shift);
+            highest = value > highest ? value : highest;
+            words[i] = value;
+        }
+    if (!bytes && !words)
+        for (int64_t i = 0; i < n; i++) {
+            const uint8_t value = (uint8_t)(x[i] + shift);
+            highest = value > highest ? value : highest;
+        }
+    return highest;
+}
+
+#if PYQ_HAVE_AVX2
+TARGET_AVX2 static int convert_line_avx2(const uint8_t *x, int64_t n, uint8_t shift, uint8_t *bytes, int16_t *words) {
+    return convert_line(x, n, shift, bytes, words);
+}
+#define CONVERT(...) (pyq_get_isa() >= PYQ_ISA_AVX2 ? convert_line_avx2(__VA_ARGS__) : convert_line(__VA_ARGS__))
+#else
+#define CONVERT(...) convert_line(__VA_ARGS__)
+#endif
+
+static void fill(const job *j, int64_t to, int64_t n) {
+    if (j->bytes) memset(j->bytes + to, j->call->zero, (size_t)n);
+    if (j->words)
+        for (int64_t i = 0; i < n; i++) j->words[to + i] = (int16_t)j->call->zero;
+}
+
+static int convert(const job *j, const uint8_t *x, int64_t to, int64_t n) {
+    return CONVERT(x, n, (uint8_t)j->call->shift, j->bytes ? j->bytes + to : NULL, j->words ? j->words + to : NULL);
+}
+
+/* Line number `line` of the padded images. */
+static int convert_padded(const job *j, int64_t line) {
+    const pyq_call *c = j->call;
+    const int64_t height = c->begin[1] + c->size[1] + c->end[1], depth = c->begin[0] + c->size[0] + c->end[0];
+    const int64_t h = line % height - c->begin[1], d = line / height % depth - c->begin[0], n = line / height / depth;
+    const int64_t to = line * j->line, left = c->begin[2] * c->channels, width = c->size[2] * c->channels;
+    if (h < 0 || h >= c->size[1] || d < 0 || d >= c->size[0]) {
+        fill(j, to, j->line);
+        return 0;
+    }
+    fill(j, to, left);
+    fill(j, to + left + width, j->line - left - width);
+    return convert(j, j->x + ((n * c->size[0] + d) * c->size[1] + h) * width, to + left, width);
+}
+
+static void run_lines(void *context, int64_t task) {
+    job *j = context;
+    int64_t last = (task + 1) * j->lines_per_task;
+    int highest = 0;
+    for (int64_t line = task * j->lines_per_task; line < (last < j->lines ? last : j->lines); line++) {
+        const int64_t at = line * j->line, left = j->total - at;
+        const int here = j->padded ? convert_padded(j, line) : convert(j, j->x + at, at, left < j->line ? left : j->line);
+        highest = here > highest ? here : highest;
+    }
+    for (int seen = atomic_load(&j->highest); highest > seen;)
+        if (atomic_compare_exchange_weak(&j->highest, &seen, highest)) break;
+}
+
+/* Each thread keeps one buffer, as large as the largest call needed. */
+typedef struct {
+    void *memory;
+    size_t size;
+} buffer;
+static _Thread_local buffer scratch;
+static pthread_key_t at_exit;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_key(void) { pthread_key_create(&at_exit, free); }
+
+static uint8_t *reserve(size_t size) {
+    if (scratch.size < size) {
+        pthread_once(&once, make_key);
+        free(scratch.memory);
+        scratch.size = 0;
+        scratch.memory = aligned_alloc(64, (size + 63) / 64 * 64);
+        pthread_setspecific(at_exit, scratch.memory);
+        if (scratch.memory) scratch.size = size;
+    }
+    return scratch.memory;
+}
+
+static void needs(const pyq_weights *w, int *bytes, int *words) {
+    for (int64_t i = 0; i < w->segment_count; i++)
+        if (w->segments[i].layout <= PYQ_PAIRS8)
+            *words = 1;
+        else
+            *bytes = 1;
+}
+
+/* Compute out [images * out_size, columns] from contiguous images [images, *size, channels]. */
+int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, void *out) {
+    int64_t padded[3], need_bytes = 0;
+    job j = {.call = c, .x = x};
+    for (int d = 0; d < 3; d++) {
+        padded[d] = c->begin[d] + c->size[d] + c->end[d];
+        j.padded |= padded[d] != c->size[d];
+    }
+    const int64_t row = padded[2] * c->channels, total = images * padded[0] * padded[1] * row;
+    int bytes = 0, words = 0;
+    needs(c->weights, &bytes, &words);
+    const int in_place = bytes && !c->shift && !j.padded && c->exact_reads;
+    need_bytes = bytes && !in_place ? (total + PYQ_SLACK + 63) / 64 * 64 : 0;
+    uint8_t *memory = reserve((size_t)(need_bytes + 2 * (words ? total + PYQ_SLACK : PYQ_SLACK)));
+    if (!memory) return PYQ_NO_MEMORY;
+    j.bytes = need_bytes ? memory : NULL;
+    j.words = words ? (int16_t *)(memory + need_bytes) : NULL;
+    if (need_bytes || words || c->amax < 255) {
+        j.line = j.padded ? row : LINE;
+        j.total = total;
+        j.lines = j.padded ? images * padded[0] * padded[1] : (total + LINE - 1) / LINE;
+        j.lines_per_task = j.line > 32 * LINE ? 1 : 32 * LINE / (j.line ? j.line : 1);
+        pyq_parallel(run_lines, &j, (j.lines + j.lines_per_task - 1) / j.lines_per_task);
+        if (atomic_load(&j.highest) > c->amax) return PYQ_ABOVE_AMAX;
+    }
+    const pyq_rows rows = {
+        .bytes = in_place ? x : j.bytes,
+        .words = j.words,
+        .images = images,
+        .size = {c->out_size[0], c->out_size[1], c->out_size[2]},
+        .stride_n = padded[0] * padded[1] * row,
+        .stride = {c->stride[0] * padded[1] * row, c->stride[1] * row, c->stride[2] * c->channels},
+    };
+    pyq_gemm(&rows, c->weights, c->epilogue, out, c->columns);
+    return PYQ_OK;
+}
