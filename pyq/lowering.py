@@ -63,7 +63,7 @@ class ConvPlace(NamedTuple):
 
 
 def place_conv(shape: tuple[int, ...], w: PackedWeight, geometry: ConvGeometry, zero: int) -> ConvPlace:
-    """Where the kernels of ``w`` stand on images of ``shape`` ``[N, *spatial, C]`` whose padding has the value ``zero``.
+    """Where the kernels of ``w`` stand on images of ``shape`` ``[N, *spatial, C]``, padded with the value ``zero``.
 
     Raises ValueError for padding above ``w.amax``, and for dilations that ``w`` was not packed for.
     """

@@ -144,10 +144,10 @@ def conv(
     """Convolution of quantized images as in ONNX Conv, exact in the integers; padding is the real 0.
 
     x: uint8 or int8 [N, C, *spatial], one to three spatial dimensions, with one scale; with layout="NHWC",
-    channels last, and so is the result. The memory order is free: images that lie channels last need no copy. w: [M, C / group,
-    *kernel], quantized per tensor or along axis 0, or packed by `pack`. strides, dilations: one per spatial
-    dimension, 1 by default; pads: all begins, then all ends, 0 by default; auto_pad as in ONNX. group: by
-    default that of a packed `w`, else 1. bias ([M]), activation and out as in `matmul`.
+    channels last, and so is the result. The memory order is free: images that lie channels last need no copy.
+    w: [M, C / group, *kernel], quantized per tensor or along axis 0, or packed by `pack`. strides, dilations:
+    one per spatial dimension, 1 by default; pads: all begins, then all ends, 0 by default; auto_pad as in ONNX.
+    group: by default that of a packed `w`, else 1. bias ([M]), activation and out as in `matmul`.
 
     ValueError when shapes do not fit, or an activation exceeds what `w` was packed for.
 

@@ -135,7 +135,8 @@ class PackedWeight:
 
     def _entry_offsets(self, strides: tuple[int, int, int]) -> NDArray[np.int32]:
         depth, height, _ = self.kernel_shape
-        plane, line, pixel = (np.arange(n) * s for n, s in zip((depth, height, self.runs_per_row), strides, strict=True))
+        counts = (depth, height, self.runs_per_row)
+        plane, line, pixel = (np.arange(n) * stride for n, stride in zip(counts, strides, strict=True))
         runs = plane[:, None, None] + line[:, None] + pixel
         quads = 1 if self.kind == "depthwise" else -(-self.run // 4)
         starts = runs.reshape(-1, 1) + 4 * np.arange(quads)
@@ -202,10 +203,10 @@ def pack(
     """Arrange quantized weights for the kernels, once.
 
     qw: int8 or uint8; ``(K, N)``, per tensor or axis=1, for a matrix product; ``(M, C / group, *kernel)`` with one
-    to three kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will come
-    (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a ValueError
-    later, never a wrong result. dilations: of the convolution, when they are not 1. prove=False packs faster and
-    leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
+    to three kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will
+    come (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a
+    ValueError later, never a wrong result. dilations: of the convolution, when they are not 1. prove=False packs
+    faster and leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
 
     Raises TypeError for another dtype and ValueError for a shape, axis, group or amax that is not allowed.
     """

@@ -33,7 +33,7 @@ def test_conv_integer_equals_the_reference(data: st.DataObject) -> None:
     depthwise = data.draw(st.booleans())
     group, depth = (draw(2, 40), 1) if depthwise else (draw(1, 3), draw(1, 9))
     filters = group * (1 if depthwise else draw(1, 20))
-    rank = draw(1, 2)
+    rank = draw(1, 3)
     kernel, strides, dilations = (tuple(draw(1, top) for _ in range(rank)) for top in (4, 3, 2))
     pads = tuple(draw(0, 3) for _ in range(2 * rank))
     sizes = tuple(draw((k - 1) * d + 1, 11) for k, d in zip(kernel, dilations, strict=True))
@@ -156,7 +156,7 @@ ROW = QTensor(np.ones((6, 4, 3), np.int8), 0.5)
     [
         (lambda: conv(X.data, W), TypeError, "x: expected a QTensor"),
         (lambda: conv(X, W.data), TypeError, "w: expected a QTensor or a PackedWeight"),
-        (lambda: conv(X[0, 0], W), ValueError, "x: expected 3 or 4 dimensions"),
+        (lambda: conv(X[0, 0], W), ValueError, "x: expected 3 to 5 dimensions"),
         (lambda: conv(X, ROW), ValueError, "w: expected .* 4 dimensions as x"),
         (lambda: conv(X, pack(QTensor(np.ones((4, 6), np.int8), 1.0))), ValueError, "w: expected .* 4 dimensions"),
         (lambda: conv(X, W, group=2), ValueError, "x: expected 8 channels .* got 4"),

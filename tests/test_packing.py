@@ -113,15 +113,15 @@ def test_depthwise_round_trip(channels: int, kernel: tuple[int, ...], dtype: str
     w = quantized(rng, (channels, 1, *kernel), dtype, True, False)
     packed = pack(w, group=channels)
     assert packed.kind == "depthwise"
-    assert packed.certificate.panels == {"taps16": -(-channels // 16)}
+    assert (packed.certificate.panels, set(packed.certificate.steps)) == (-(-channels // 16), {"taps16"})
     assert_same(packed.unpack(), np.asarray(w.data), "unpack")
 
 
 def test_panels_are_aligned_and_nothing_can_be_written(rng: np.random.Generator) -> None:
     packed = pack(quantized(rng, (37, 50), "int8", False, False))
     assert packed.data.ctypes.data % 64 == 0
-    assert not (packed.panels["data"] % 64).any()
-    for name in ("data", "order", "panels", "colsum", "scale", "zero_point"):
+    assert not (packed.segments["data"] % 64).any()
+    for name in ("data", "order", "segments", "colsum", "scale", "zero_point"):
         assert not getattr(packed, name).flags.writeable
     assert repr(packed) == f"PackedWeight(gemm, shape=(37, 50), dtype=int8, amax=255, {packed.nbytes} bytes)"
 
@@ -153,7 +153,7 @@ def same_panels(left: Panels, right: Panels) -> None:
     for field in set(left.table.dtype.names) - {"order"}:
         np.testing.assert_array_equal(left.table[field], right.table[field], err_msg=field)
     for index in range(len(left.table)):
-        for mine, other in zip(panels.panel_weights(left, index), panels.panel_weights(right, index), strict=True):
+        for mine, other in zip(panels.segment_weights(left, index), panels.segment_weights(right, index), strict=True):
             np.testing.assert_array_equal(mine, other)
 
 
@@ -163,12 +163,10 @@ def same_panels(left: Panels, right: Panels) -> None:
 def certified(w: PackedWeight, amax: int) -> None:
     """The fields agree with the panels, and the weights are exact on the worst activations of every column."""
     certificate = w.certificate
-    quads8 = w.panels[w.panels["layout"] == panels.QUADS8]
-    assert (certificate.amax, certificate.group_size) == (amax, 2)
-    assert certificate.steps == w.panels["steps"].sum()
-    assert certificate.groups == quads8["steps"].sum() // 2
-    assert certificate.splits == w.panels["splits"].sum()
-    assert sum(certificate.panels.values()) == len(w.panels) == -(-w.columns // 16)
+    assert certificate.amax == amax
+    assert sum(certificate.steps.values()) == w.segments["steps"].sum()
+    assert certificate.splits == w.segments["splits"].sum()
+    assert certificate.panels == len(set(w.segments["column"].tolist())) == -(-w.columns // 16)
     integers = wide(w.unpack()) - w.zero_point
     x = worst(integers, amax)
     assert_same(ops.matmul_integer(x, w), matmul(x, integers), str(certificate))
@@ -244,18 +242,18 @@ def test_convolution_certificates_hold(
 
 def with_data(w: PackedWeight, data: np.ndarray) -> PackedWeight:
     fields = (w.kind, w.shape, w.dtype, w.scale, w.zero_point, w.group, w.amax, w.runs_per_row)
-    return PackedWeight(*fields, Panels(w.panels, w.order, data), w.colsum)
+    return PackedWeight(*fields, Panels(w.segments, w.order, data), w.colsum)
 
 
 def test_a_pack_beyond_its_bound_is_found_and_is_wrong() -> None:
     """The twin of the tests above: one tampered byte breaks the proof, and with it the kernel, so both can fail."""
     w = pack(QTensor(np.full((8, 16), 32, np.int8), 1.0))
-    assert w.certificate.panels == {"quads8": 1}
+    assert w.certificate.steps == {"quads8p2": 2}
     verify_certificate(w)
     data = np.array(w.data)
     data.view(np.int8)[0] = 33  # 255 * (33 + 3 * 32) = 32895
     tampered = with_data(w, data)
-    with pytest.raises(ValueError, match=r"panel 0: a 16-bit sum can reach 32895, the limit is 32767"):
+    with pytest.raises(ValueError, match=r"segment 0: a 16-bit sum can reach 32895, the limit is 32767"):
         verify_certificate(tampered)
     x = np.full((1, 8), 255, np.uint8)
     right = matmul(x, tampered.unpack())
@@ -267,19 +265,31 @@ def test_a_pack_beyond_its_bound_is_found_and_is_wrong() -> None:
 
 
 def test_what_splits_and_what_widens() -> None:
-    """255 * 128 is within 16 bits, 255 * 129 is not; 127 * 256 always is."""
+    """255 * 128 is within 16 bits, 255 * 129 is not; 127 * 258 is, 127 * 259 is not."""
 
-    def layouts(value: int, amax: int) -> tuple[dict[str, int], int]:
-        c = pack(QTensor(np.full((64, 16), value, np.int8), 1.0), amax=amax).certificate
-        return c.panels, c.splits
+    def packed(rows: np.ndarray, amax: int, columns: int = 16) -> tuple[dict[str, int], int]:
+        weights = np.repeat(rows.astype(np.int8)[:, None], columns, axis=1)
+        c = pack(QTensor(weights, 1.0), amax=amax).certificate
+        return c.steps, c.splits
 
-    assert layouts(32, 255) == ({"quads8": 1}, 0)  # four weights a sum: 128
-    assert layouts(33, 255) == ({"pairs16": 1}, 0)  # one quad a group: dearer than widening
-    assert layouts(64, 127) == ({"quads8": 1}, 0)
-    assert layouts(-128, 255) == ({"pairs16": 1}, 0)
-    few = np.where(np.arange(64)[:, None] // 4 == 3, 127, 1) * np.ones((64, 16))
-    certificate = pack(QTensor(few.astype(np.int8), 1.0)).certificate
-    assert (certificate.panels, certificate.splits) == ({"quads8": 1}, 1)
+    def all_of(value: int, amax: int) -> tuple[dict[str, int], int]:
+        return packed(np.full(64, value), amax)
+
+    assert all_of(16, 255) == ({"quads8p4": 16}, 0)  # eight weights a sum: 128
+    assert all_of(17, 255) == ({"quads8p2": 16}, 0)
+    assert all_of(32, 255) == ({"quads8p2": 16}, 0)  # four weights
+    assert all_of(33, 255) == ({"quads8": 16}, 0)
+    assert all_of(64, 255) == ({"quads8": 16}, 0)  # two weights
+    assert all_of(65, 255) == ({"pairs8": 16}, 0)
+    assert all_of(-128, 255) == ({"pairs8": 16}, 0)
+    assert all_of(64, 127) == ({"quads8p2": 16}, 0)
+    assert all_of(127, 127) == ({"quads8": 16}, 0)
+    assert packed(np.full(64, 200) - 300, 127) == ({"quads8": 16}, 0)
+    one_large = np.where(np.arange(64) // 4 == 3, 127, 1)
+    assert packed(one_large, 255)[1] == 1  # one split costs less than to widen the activations as well
+    some_large = np.where(np.arange(64) // 4 % 4 == 3, 127, 1)
+    steps, splits = packed(some_large, 255, columns=256)  # many panels share the widening
+    assert (steps["pairs8"], splits) == (4 * 16, 0)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -296,7 +306,7 @@ FILTERS = QTensor(np.ones((4, 2, 3, 3), np.int8), 1.0)
         ({"qw": MATRIX, "amax": 0}, ValueError, "amax: got 0, expected 1 to 255"),
         ({"qw": MATRIX, "amax": 256}, ValueError, "amax: got 256, expected 1 to 255"),
         ({"qw": QTensor(np.ones(8, np.int8), 1.0)}, ValueError, r"qw: got shape \(8,\)"),
-        ({"qw": QTensor(np.ones((1, 1, 1, 1, 1), np.int8), 1.0)}, ValueError, r"qw: got shape \(1, 1, 1, 1, 1\)"),
+        ({"qw": QTensor(np.ones((1,) * 6, np.int8), 1.0)}, ValueError, r"qw: got shape \(1, 1, 1, 1, 1, 1\)"),
         ({"qw": QTensor(np.ones((0, 4), np.int8), 1.0)}, ValueError, r"qw: got shape \(0, 4\)"),
         (
             {"qw": QTensor(np.ones((8, 4), np.int8), np.ones(8), np.zeros(8, np.int8), 0)},
@@ -352,6 +362,6 @@ def test_weights_packed_without_dilation_refuse_it(backend: str) -> None:
     assert_same(np.ascontiguousarray(y), conv(x, w.data, dilations=(2, 2)))
 
 
-def test_an_image_row_beyond_two_gigabytes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"x: an image row of 1500000000 bytes puts a kernel row beyond 2 GiB"):
-        pack(FILTERS).offsets(1_500_000_000, 2)
+def test_a_kernel_that_reaches_beyond_two_gigabytes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"x: a kernel whose lines are 1500000000 bytes apart reaches beyond 2 GiB"):
+        pack(FILTERS).offsets((0, 1_500_000_000, 2))

@@ -185,12 +185,14 @@ def test_backend_writes_to_out_and_returns_it() -> None:
     np.testing.assert_array_equal(out, BACKEND.matmul(x, 3, w, INT32))
 
 
-def test_backend_takes_one_dimensional_kernels_as_rows() -> None:
-    rng = np.random.default_rng(4)
-    x, w = full_range(rng, (2, 1, 9, 4), "int8"), full_range(rng, (3, 4, 3), "int8")
-    y = BACKEND.conv(x, -5, pack(QTensor(w, 1.0)), ConvGeometry(pads=(0, 1, 0, 1)), INT32)
-    expected = conv_integer(x[:, 0].transpose(0, 2, 1), w, -5, pads=(1, 1))
-    np.testing.assert_array_equal(y[:, 0].transpose(0, 2, 1), expected)
+@pytest.mark.parametrize("size", [(9,), (9, 5), (4, 5, 3)])
+def test_backend_takes_images_of_any_dimensions_channels_last(size: tuple[int, ...]) -> None:
+    rng, rank = np.random.default_rng(4), len(size)
+    x, w = full_range(rng, (2, *size, 4), "int8"), full_range(rng, (3, 4, *(3,) * rank), "int8")
+    geometry = ConvGeometry((1,) * rank, (1,) * 2 * rank, (1,) * rank)
+    y = BACKEND.conv(x, -5, pack(QTensor(w, 1.0)), geometry, INT32)
+    expected = conv_integer(np.moveaxis(x, -1, 1), w, -5, pads=geometry.pads)
+    np.testing.assert_array_equal(np.moveaxis(y, -1, 1), expected)
 
 
 @pytest.mark.parametrize(("dtype", "low"), [("uint8", 0), ("int8", -64)])

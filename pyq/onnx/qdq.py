@@ -188,9 +188,9 @@ def quantize_linear(fuser: Fuser, node: Node) -> bool:
 
 
 def conv(fuser: Fuser, node: Node) -> bool:
-    """Conv over one or two dimensions, with weights quantized per tensor or per output channel."""
+    """Conv over one to three dimensions, with weights quantized per tensor or per output channel."""
     weight = fuser.weight(node.inputs[1])
-    if weight is None or weight.ndim not in (3, 4) or weight.axis not in (None, 0):
+    if weight is None or weight.ndim not in (3, 4, 5) or weight.axis not in (None, 0):
         return False
     return fuse_product(fuser, node, weight, node.inputs[2] if len(node.inputs) > 2 else "", weight.shape[0])
 

@@ -129,9 +129,9 @@ def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None])
 
 
 def _has_kernel(node: Node, weight: np.ndarray) -> bool:
-    """Whether int8 can do it: convolutions over one or two dimensions, products by a matrix without extras."""
+    """Whether int8 can do it: convolutions over one to three dimensions, products by a matrix without extras."""
     if node.op_type == "Conv":
-        return weight.ndim in (3, 4)
+        return weight.ndim in (3, 4, 5)
     alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
     return weight.ndim == 2 and alpha == beta == 1 and not node.attributes.get("transA", 0)
 
