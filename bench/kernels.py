@@ -81,8 +81,8 @@ class Tile:
         self.kernel, self.expected = kernel, expected
         self.size = expected.size * rows.shape[1] // (NR if kernel.layout == "taps16" else 1)
         self.tile = np.empty((kernel.mr, NR), np.int32)
-        offsets = w.offsets(0, NR)
-        [panel] = w.panels
+        offsets = w.offsets((0, 0, NR))
+        [panel] = w.segments
         if LAYOUT_NAMES[panel["layout"]] != kernel.layout:
             raise ValueError(f"{kernel.name}: expected a {kernel.layout} panel, got {LAYOUT_NAMES[panel['layout']]}")
         base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)])

@@ -1,8 +1,9 @@
 /* The one loop nest: matrix product, convolution and depthwise convolution.
  *
- * Tasks are blocks of rows by runs of panels. Within a task a panel stays in the first-level cache while the rows of
- * the block, which fit the second level, go by tile after tile. Tasks share nothing but their inputs, so the number of
- * threads cannot change a result.
+ * Tasks are blocks of rows by blocks of panels, whose weights fit in the second-level cache. Within a task, a group of
+ * rows meets all panels of the block before the next group comes: the group's activations and the lines of the output
+ * that it fills stay in the first-level cache, and the weights stream from the second, 64 bytes for 12 * 64 products.
+ * Tasks share nothing but their inputs, so the number of threads cannot change a result.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -10,9 +11,10 @@
 #include <string.h>
 
 enum {
-    ROW_BLOCK = 192,         /* a multiple of GROUP, so that only a last block has tails */
-    GROUP = 12,              /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
-    TASK_PRODUCTS = 1 << 20, /* about 20 us of work: less than this is not worth waking a thread for */
+    GROUP = 12,               /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
+    BLOCK_BYTES = 160 * 1024, /* weights of a block: a third of a second-level cache of 512 KiB */
+    TASK_PRODUCTS = 1 << 20,  /* about 10 us of work: less than this is not worth waking a thread for */
+    TASKS_PER_THREAD = 4,     /* so that threads that others slow down do less */
 };
 
 typedef struct {
@@ -20,7 +22,7 @@ typedef struct {
     const pyq_weights *weights;
     const pyq_epilogue *epilogue;
     uint8_t *out;
-    int64_t columns, row_count, row_blocks, segments_per_task;
+    int64_t columns, row_count, rows_per_task, row_blocks, segments_per_task;
     int element_size;
 } nest;
 
@@ -57,37 +59,46 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
                n * t->element_size);
 }
 
-static void run_segment(const nest *t, const pyq_segment *s, const int64_t *start, int64_t count, int32_t *tile,
-                        int32_t accumulate) {
-    const int32_t *offsets = t->weights->offsets + s->order;
-    const uint8_t *data = t->weights->data + s->data;
-    const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8, width = wide ? 2 : 1;
-    const uint8_t *base = wide ? (const uint8_t *)t->rows->words : t->rows->bytes;
-    const uint8_t *rows[PYQ_MAX_MR];
-    for (int64_t i = 0; i < count;) {
-        const pyq_kernel *k = pyq_select(s->layout, count - i);
-        for (int r = 0; r < k->mr; r++) rows[r] = base + (start[i + r] + s->row_offset) * width;
-        k->gemm(tile + i * PYQ_NR, rows, offsets, data, s->steps, accumulate);
-        i += k->mr;
+/* A group of rows: how many, where they start, and their addresses for the panels with one `row_offset`. */
+typedef struct {
+    int64_t count, start[GROUP];
+    int32_t row_offset;
+    const uint8_t *bytes[GROUP], *words[GROUP];
+} group;
+
+static void set_addresses(group *g, const pyq_rows *rows, int32_t row_offset) {
+    g->row_offset = row_offset;
+    for (int64_t r = 0; r < g->count; r++) {
+        if (rows->bytes) g->bytes[r] = rows->bytes + (g->start[r] + row_offset);
+        if (rows->words) g->words[r] = (const uint8_t *)(rows->words + (g->start[r] + row_offset));
     }
 }
 
-/* The segments [first, end) of one panel for `count` rows. */
-static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
-                      const int64_t *start, int64_t first_row, int64_t count) {
-    _Alignas(64) int32_t tile[GROUP * PYQ_NR];
-    uint8_t *out = t->out + (size_t)(first_row * t->columns + first->column) * t->element_size;
-    const size_t stride = (size_t)t->columns * t->element_size;
-    for (int64_t i = 0; i < count; i += GROUP, out += GROUP * stride) {
-        const int64_t rows = count - i < GROUP ? count - i : GROUP;
-        /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
-        for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
-        for (const pyq_segment *s = first; s < end; s++) run_segment(t, s, start + i, rows, tile, s != first);
-        if (first->columns == PYQ_NR)
-            store(tile, rows, t->epilogue, first->column, out, t->columns);
-        else
-            store_tail(t, store, tile, rows, first, out);
+static void run_segment(const nest *t, const pyq_segment *s, const group *g, int32_t *tile, int32_t accumulate) {
+    const int32_t *offsets = t->weights->offsets + s->order;
+    const uint8_t *data = t->weights->data + s->data;
+    const uint8_t *const *rows = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8 ? g->words : g->bytes;
+    const pyq_kernel *k = pyq_select(s->layout, g->count);
+    for (int64_t i = 0; i < g->count; i += k->mr) {
+        if (g->count - i < k->mr) k = pyq_select(s->layout, g->count - i);
+        k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, accumulate);
     }
+}
+
+/* The segments [first, end) of one panel; `out` is where the output of the group's first row starts. */
+static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end, group *g,
+                      uint8_t *out) {
+    _Alignas(64) int32_t tile[GROUP * PYQ_NR];
+    const size_t stride = (size_t)t->columns * t->element_size;
+    out += (size_t)first->column * t->element_size;
+    /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
+    for (int64_t r = 0; r < g->count; r++) __builtin_prefetch(out + r * stride, 1);
+    if (first->row_offset != g->row_offset) set_addresses(g, t->rows, first->row_offset);
+    for (const pyq_segment *s = first; s < end; s++) run_segment(t, s, g, tile, s != first);
+    if (first->columns == PYQ_NR)
+        store(tile, g->count, t->epilogue, first->column, out, t->columns);
+    else
+        store_tail(t, store, tile, g->count, first, out);
 }
 
 /* Where a panel begins, at `index` or behind it. */
@@ -100,28 +111,52 @@ static int64_t panel_start(const pyq_weights *w, int64_t index) {
 static void run_task(void *context, int64_t task) {
     const nest *t = context;
     const pyq_weights *w = t->weights;
-    int64_t start[ROW_BLOCK];
-    int64_t first_row = task % t->row_blocks * ROW_BLOCK, index = task / t->row_blocks * t->segments_per_task;
-    int64_t rows = t->row_count - first_row < ROW_BLOCK ? t->row_count - first_row : ROW_BLOCK;
-    int64_t last = panel_start(w, index + t->segments_per_task), next;
+    const int64_t first_row = task % t->row_blocks * t->rows_per_task;
+    const int64_t end_row = first_row + t->rows_per_task < t->row_count ? first_row + t->rows_per_task : t->row_count;
+    const int64_t index = task / t->row_blocks * t->segments_per_task;
+    const int64_t first = panel_start(w, index), last = panel_start(w, index + t->segments_per_task);
     pyq_epilogue_fn store = pyq_select_epilogue();
-    row_starts(t->rows, first_row, rows, start);
-    for (index = panel_start(w, index); index < last; index = next) {
-        next = panel_start(w, index + 1);
-        run_panel(t, store, &w->segments[index], &w->segments[next], start, first_row, rows);
+    if (first == last) return; /* the block ends within the panel that it starts in, which belongs to the one before */
+    for (int64_t row = first_row; row < end_row; row += GROUP) {
+        uint8_t *out = t->out + (size_t)(row * t->columns) * t->element_size;
+        group g = {.count = end_row - row < GROUP ? end_row - row : GROUP};
+        row_starts(t->rows, row, g.count, g.start);
+        set_addresses(&g, t->rows, w->segments[first].row_offset);
+        for (int64_t i = first, next; i < last; i = next) {
+            for (next = i + 1; next < last && w->segments[next].column == w->segments[i].column;) next++;
+            run_panel(t, store, &w->segments[i], &w->segments[next], &g, out);
+        }
     }
 }
 
-/* Few rows: cut the panels into more tasks, down to what is worth a thread's waking. */
-static int64_t choose_segments_per_task(const nest *t) {
-    int64_t segments = t->weights->segment_count, threads = pyq_get_num_threads();
-    if (threads == 1 || t->row_blocks >= 4 * threads) return segments;
-    int64_t rows = t->row_count < ROW_BLOCK ? t->row_count : ROW_BLOCK, steps = 0;
-    for (int64_t i = 0; i < segments; i++) steps += t->weights->segments[i].steps;
-    int64_t products = rows * steps * 4 * PYQ_NR / segments;
-    int64_t at_least = TASK_PRODUCTS / (products > 0 ? products : 1) + 1;
-    int64_t share = (segments * t->row_blocks + 4 * threads - 1) / (4 * threads);
-    return share < at_least ? (at_least < segments ? at_least : segments) : share;
+static int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
+
+/* Blocks of panels that fit the cache by all rows; with several threads both are cut further, down to what is worth a
+ * thread's waking, the rows first: cutting panels makes each thread read all activations. */
+static void choose_tasks(nest *t) {
+    const pyq_weights *w = t->weights;
+    const pyq_segment *end = &w->segments[w->segment_count - 1];
+    const int64_t threads = pyq_get_num_threads(), groups = (t->row_count + GROUP - 1) / GROUP;
+    const int64_t segment_bytes = at_least_one((end->data + (int64_t)end->steps * 4 * PYQ_NR) / w->segment_count);
+    int64_t segments = at_least_one(BLOCK_BYTES / segment_bytes), groups_per_task = groups;
+    if (segments > w->segment_count) segments = w->segment_count;
+    if (threads > 1) {
+        const int64_t blocks = (w->segment_count + segments - 1) / segments, wanted = TASKS_PER_THREAD * threads;
+        groups_per_task = at_least_one(groups * blocks / wanted);
+        const int64_t least_groups = TASK_PRODUCTS / at_least_one(GROUP * segment_bytes * segments) + 1;
+        if (groups_per_task < least_groups) groups_per_task = least_groups;
+        const int64_t row_tasks = (groups + groups_per_task - 1) / groups_per_task;
+        if (row_tasks * blocks < wanted) {
+            const int64_t rows = t->row_count < GROUP * groups_per_task ? t->row_count : GROUP * groups_per_task;
+            const int64_t least = TASK_PRODUCTS / at_least_one(rows * segment_bytes) + 1;
+            const int64_t share = at_least_one(w->segment_count * row_tasks / wanted);
+            const int64_t fewer = share > least ? share : least;
+            if (fewer < segments) segments = fewer;
+        }
+    }
+    t->rows_per_task = groups_per_task * GROUP;
+    t->segments_per_task = segments;
+    t->row_blocks = (t->row_count + t->rows_per_task - 1) / t->rows_per_task;
 }
 
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
@@ -130,10 +165,9 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
     t.row_count = rows->images * rows->size[0] * rows->size[1] * rows->size[2];
     if (t.row_count == 0 || weights->segment_count == 0) return;
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
-    t.row_blocks = (t.row_count + ROW_BLOCK - 1) / ROW_BLOCK;
-    t.segments_per_task = choose_segments_per_task(&t);
-    int64_t runs = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
-    pyq_parallel(run_task, &t, t.row_blocks * runs);
+    choose_tasks(&t);
+    int64_t blocks = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
+    pyq_parallel(run_task, &t, t.row_blocks * blocks);
 }
 
 /* The epilogue alone, on accumulators that lie in memory: what QLinear operators with two steps need. */

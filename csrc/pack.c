@@ -137,9 +137,22 @@ static float segment_cost(int layout, int64_t groups, int64_t group_size) {
     return groups ? SEGMENT + STEP[layout] * (float)(groups * group_size) : 0;
 }
 
+static void split_fours(list *fours, list *pairs) {
+    for (int64_t i = 0; i < fours->count; i++) {
+        item *first = fours->items[i], *second = first->next->next;
+        first->next->next = NULL;
+        pairs->items[pairs->count++] = first;
+        pairs->items[pairs->count++] = second;
+    }
+    fours->count = 0;
+}
+
 /* A few groups are not worth a segment of their own. Pairs can stay pairs, and a single quad be paired with zeros. */
 static void drop_small_segments(plan *p) {
     list *alone = &p->of[PYQ_QUADS8], *pairs = &p->of[PYQ_QUADS8P2], *wide = &p->of[PYQ_PAIRS8];
+    list *fours = &p->of[PYQ_QUADS8P4];
+    if (pairs->count && 4 * (STEP[PYQ_QUADS8P2] - STEP[PYQ_QUADS8P4]) * (float)fours->count < SEGMENT)
+        split_fours(fours, pairs);
     const float own = segment_cost(PYQ_QUADS8, alone->count, 1);
     if (wide->count && STEP[PYQ_PAIRS8] * (float)alone->count < own)
         move_all(alone, wide);

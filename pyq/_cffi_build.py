@@ -20,7 +20,7 @@ SOURCES = [
     "csrc/x86/avx2_requantize.c",
 ]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No -m flags: see csrc/isa.h.
-FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"]
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
 HEADER = Path(__file__).parents[1] / "csrc" / "pyq.h"
 """The contract in C. All that stands between its includes and its end is plain declarations, which cffi can read."""

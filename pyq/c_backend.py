@@ -67,7 +67,7 @@ class CBackend(KernelBackend):
     ) -> None:
         """``pyq_run`` on rows taken as images of one pixel."""
         call = w.cached(
-            ("pyq_call", epilogue, x_zero_point, x.dtype),
+            ("pyq_call", epilogue, x_zero_point, x.dtype.char),
             lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()),
         )
         _run(call, x, w, out)
@@ -88,7 +88,7 @@ class CBackend(KernelBackend):
             *place, offsets = place_conv(x.shape, w, geometry, zero)
             return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets)
 
-        call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype, x.shape[1:], geometry), prepare)
+        call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry), prepare)
         _run(call, x, w, out)
 
     def _call(

@@ -99,9 +99,11 @@ def matmul_integer(
     array([[64770]], dtype=int32)
     """
     rows = check_bytes("a", a)
-    row_shape = (*rows.shape[:-1], 1)
-    a_zero = _zero_points("a_zero_point", a_zero_point, rows.dtype, row_shape, -2)
-    shared, each = (int(a_zero), None) if a_zero.ndim == 0 else (0, a_zero)
+    shared, each = 0, None
+    if type(a_zero_point) is not int or a_zero_point != 0:  # the checks take as long as a small product
+        each = _zero_points("a_zero_point", a_zero_point, rows.dtype, (*rows.shape[:-1], 1), -2)
+        if each.ndim == 0:
+            shared, each = int(each), None
 
     def product(matrix: np.ndarray, packed: PackedWeight) -> np.ndarray:
         return current_backend().matmul(matrix, shared, packed, _ACCUMULATE)
@@ -212,6 +214,8 @@ def _batched(
         raise ValueError(f"shapes: expected [..., M, K] and [..., K, N] of the same K, got {a.shape} and {b_shape}")
     *batch, depth, columns = b_shape
     if not batch:
+        if a.ndim == 2:
+            return product(a, b_at(()))
         return product(a.reshape(-1, depth), b_at(())).reshape(*a.shape[:-1], columns)
     matrices = a if a.ndim > 1 else a[None]
     try:
@@ -324,8 +328,8 @@ def _zero_points(
 
     A 1-d array has one zero point per index of `axis` of `shape`.
     """
-    if values is None or (type(values) is int and values == 0):
-        return np.zeros((), np.int64)  # the usual case: the checks below take as long as a small product
+    if values is None:
+        return np.zeros((), np.int64)
     zeros = np.asarray(values)
     limits = np.iinfo(dtype)
     if zeros.dtype.kind not in "iu":
