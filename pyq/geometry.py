@@ -89,3 +89,13 @@ def _auto_pads(sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int
         begins.append(less if auto_pad == "SAME_UPPER" else more)
         ends.append(more if auto_pad == "SAME_UPPER" else less)
     return (*begins, *ends)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """View [N, *spatial, C] of x [N, C, *spatial]."""
+    return x.transpose(0, *range(2, x.ndim), 1)
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """View [N, C, *spatial] of x [N, *spatial, C]."""
+    return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))

@@ -7,6 +7,7 @@ and a `PackedWeight`), and given to the current backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer, check_params
-from pyq.geometry import place
+from pyq.geometry import channels_first, channels_last, place
 from pyq.packing import PackedWeight, pack
 from pyq.qparams import QParams, as_float32, quantize_array
 from pyq.tensor import QTensor
@@ -247,7 +248,7 @@ def _placed(
         raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {data.shape}")
     if len(w.shape) != data.ndim:
         raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
-    images = data if layout == "NHWC" else np.moveaxis(data, 1, -1)
+    images = data if layout == "NHWC" else channels_last(data)
     packed_group = w.group if isinstance(w, PackedWeight) else None
     group = check_integer("group", group, 1, default=packed_group or 1)
     if packed_group not in (None, group):
@@ -255,41 +256,70 @@ def _placed(
     if images.shape[-1] != w.shape[1] * group:
         expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
         raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")
-    placed = place(images.shape[1:-1], w.shape[2:], strides, pads, dilations, auto_pad)
+    attributes = [tuple(v) if isinstance(v, list | np.ndarray) else v for v in (strides, pads, dilations)]
+    geometry = _geometry(images.shape[1:-1], w.shape[2:], *attributes, auto_pad)
     if isinstance(w, QTensor):
-        w = pack(w, group=group, dilations=placed.dilations, prove=False)
-    return images, w, ConvGeometry(placed.strides, placed.pads, placed.dilations)
+        w = pack(w, group=group, dilations=geometry.dilations, prove=False)
+    return images, w, geometry
+
+
+@lru_cache(maxsize=1024)  # to check the attributes takes longer than to convolve a small image
+def _geometry(
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: Sequence[int] | None,
+    pads: Sequence[int] | None,
+    dilations: Sequence[int] | None,
+    auto_pad: str,
+) -> ConvGeometry:
+    placed = place(sizes, kernel, strides, pads, dilations, auto_pad)
+    return ConvGeometry(placed.strides, placed.pads, placed.dilations)
 
 
 def _restored(y: np.ndarray, layout: str) -> np.ndarray:
     """The channels-last result in `layout`, a view."""
-    return y if layout == "NHWC" else np.moveaxis(y, -1, 1)
+    return y if layout == "NHWC" else channels_first(y)
 
 
 def _epilogue(
     x: QTensor, w: PackedWeight, bias: npt.ArrayLike | None, out: QParams | None, activation: Activation
 ) -> Epilogue:
-    """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`."""
-    with np.errstate(over="ignore", under="ignore"):
-        scale = np.asarray(x.scale * w.scale)
-        if not (np.isfinite(scale) & (scale > 0)).all():
-            raise ValueError(f"x, w: expected scales with a float32 product, got {x.scale!r}, {w.scale!r}")
-        if out is not None and not np.isfinite(scale / check_params("out", out).scale).all():
-            raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
-    low, high = _bounds(activation)
+    """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
+    bounds = _bounds(activation)
     reals = None
     if bias is not None:
         reals = as_float32("bias", bias)
         if reals.shape != (w.columns,) or not np.isfinite(reals).all():
             raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
+    params = None
+    if out is not None:
+        check_params("out", out)
+        params = (float(out.scale), int(out.zero_point), out.dtype.char, out.qmin, out.qmax)
+    key = ("epilogue", float(x.scale), params, bounds, None if reals is None else reals.tobytes())
+    return w.cached(key, lambda: _make_epilogue(x.scale, w, reals, out, bounds))
+
+
+def _make_epilogue(
+    x_scale: np.ndarray,
+    w: PackedWeight,
+    bias: np.ndarray | None,
+    out: QParams | None,
+    bounds: tuple[float | None, float | None],
+) -> Epilogue:
+    with np.errstate(over="ignore", under="ignore"):
+        scale = np.asarray(x_scale * w.scale)
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(f"x, w: expected scales with a float32 product, got {x_scale!r}, {w.scale!r}")
+        if out is not None and not np.isfinite(scale / out.scale).all():
+            raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
     if out is None:
-        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), reals, 0, low, high)
+        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), bias, 0, *bounds)
     steps = None
-    if reals is not None:
-        steps = quantize_array(reals, QParams(np.broadcast_to(scale, reals.shape), 0, "int32", axis=0))
+    if bias is not None:
+        steps = quantize_array(bias, QParams(np.broadcast_to(scale, bias.shape), 0, "int32", axis=0))
     # Quantization is monotonic: bounds on the reals become bounds on the integers.
-    low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in (low, high))
-    return requantize_epilogue(x.scale, w.scale, out, steps, low, high)
+    low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in bounds)
+    return requantize_epilogue(x_scale, w.scale, out, steps, low, high)
 
 
 def _bounds(activation: Activation) -> tuple[float | None, float | None]:
@@ -308,7 +338,7 @@ def _bounds(activation: Activation) -> tuple[float | None, float | None]:
 
 
 def _quantized(y: np.ndarray, out: QParams | None) -> np.ndarray | QTensor:
-    return y if out is None else QTensor(y, out.scale, out.zero_point)
+    return y if out is None else QTensor.of(y, out)
 
 
 def _unscaled(integers: np.ndarray, zero_points: np.ndarray, axis: int) -> QTensor:

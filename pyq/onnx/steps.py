@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
 from pyq.checks import BYTES
-from pyq.geometry import place
+from pyq.geometry import channels_first, channels_last, place
 from pyq.lowering import memory_order
 from pyq.onnx.step import Buffers, Step
 from pyq.packing import pack
@@ -146,9 +146,8 @@ class ConvStep(ProductStep):
         self._check(x, 1, depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
         y = out.take((x.shape[0], *size, filters), self._epilogue.dtype)
-        images = np.moveaxis(x, 1, -1)
-        current_backend().conv(images, self._zero_point, self._weight, geometry, self._epilogue, y)
-        return [np.moveaxis(y.view(self._dtype), -1, 1)]
+        current_backend().conv(channels_last(x), self._zero_point, self._weight, geometry, self._epilogue, y)
+        return [channels_first(y.view(self._dtype))]
 
     def _geometry(self, size: tuple[int, ...]) -> tuple[ConvGeometry, tuple[int, ...]]:
         """Geometry and output size for an input of spatial `size`."""
