@@ -1,9 +1,8 @@
 /* The one loop nest: matrix product, convolution and depthwise convolution.
  *
- * Tasks are blocks of rows by blocks of panels, whose weights fit in the second-level cache. Within a task, a group of
- * rows meets all panels of the block before the next group comes: the group's activations and the lines of the output
- * that it fills stay in the first-level cache, and the weights stream from the second, 64 bytes for 12 * 64 products.
- * Tasks share nothing but their inputs, so the number of threads cannot change a result.
+ * Tasks are blocks of rows by runs of panels. Within a task a panel stays in the first-level cache while the rows of
+ * the block, which fit the second level, go by group after group. Tasks share nothing but their inputs, so the number of
+ * threads cannot change a result.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -11,10 +10,11 @@
 #include <string.h>
 
 enum {
-    GROUP = 12,               /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
-    BLOCK_BYTES = 160 * 1024, /* weights of a block: a third of a second-level cache of 512 KiB */
-    TASK_PRODUCTS = 1 << 20,  /* about 10 us of work: less than this is not worth waking a thread for */
-    TASKS_PER_THREAD = 4,     /* so that threads that others slow down do less */
+    GROUP = 12,              /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
+    ROW_BLOCK = 16 * GROUP,  /* at most */
+    BLOCK_BYTES = 256 << 10,
+    TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
+    TASKS_PER_THREAD = 4,    /* so that threads that others slow down do less */
 };
 
 typedef struct {
@@ -59,46 +59,51 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
                n * t->element_size);
 }
 
-/* A group of rows: how many, where they start, and their addresses for the panels with one `row_offset`. */
+/* A block of rows: how many, where they start, and their addresses for the panels with one `row_offset`. */
 typedef struct {
-    int64_t count, start[GROUP];
+    int64_t first, count, start[ROW_BLOCK];
     int32_t row_offset;
-    const uint8_t *bytes[GROUP], *words[GROUP];
-} group;
+    const uint8_t *bytes[ROW_BLOCK], *words[ROW_BLOCK];
+} block;
 
-static void set_addresses(group *g, const pyq_rows *rows, int32_t row_offset) {
-    g->row_offset = row_offset;
-    for (int64_t r = 0; r < g->count; r++) {
-        if (rows->bytes) g->bytes[r] = rows->bytes + (g->start[r] + row_offset);
-        if (rows->words) g->words[r] = (const uint8_t *)(rows->words + (g->start[r] + row_offset));
+static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
+    b->row_offset = row_offset;
+    for (int64_t r = 0; r < b->count; r++) {
+        if (rows->bytes) b->bytes[r] = rows->bytes + (b->start[r] + row_offset);
+        if (rows->words) b->words[r] = (const uint8_t *)(rows->words + (b->start[r] + row_offset));
     }
 }
 
-static void run_segment(const nest *t, const pyq_segment *s, const group *g, int32_t *tile, int32_t accumulate) {
+static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *const *rows, int64_t count, int32_t *tile,
+                        int32_t accumulate) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
-    const uint8_t *const *rows = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8 ? g->words : g->bytes;
-    const pyq_kernel *k = pyq_select(s->layout, g->count);
-    for (int64_t i = 0; i < g->count; i += k->mr) {
-        if (g->count - i < k->mr) k = pyq_select(s->layout, g->count - i);
+    const pyq_kernel *k = pyq_select(s->layout, count);
+    for (int64_t i = 0; i < count; i += k->mr) {
+        if (count - i < k->mr) k = pyq_select(s->layout, count - i);
         k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, accumulate);
     }
 }
 
-/* The segments [first, end) of one panel; `out` is where the output of the group's first row starts. */
-static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end, group *g,
-                      uint8_t *out) {
+/* The segments [first, end) of one panel. */
+static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
+                      const block *b) {
     _Alignas(64) int32_t tile[GROUP * PYQ_NR];
     const size_t stride = (size_t)t->columns * t->element_size;
-    out += (size_t)first->column * t->element_size;
-    /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
-    for (int64_t r = 0; r < g->count; r++) __builtin_prefetch(out + r * stride, 1);
-    if (first->row_offset != g->row_offset) set_addresses(g, t->rows, first->row_offset);
-    for (const pyq_segment *s = first; s < end; s++) run_segment(t, s, g, tile, s != first);
-    if (first->columns == PYQ_NR)
-        store(tile, g->count, t->epilogue, first->column, out, t->columns);
-    else
-        store_tail(t, store, tile, g->count, first, out);
+    uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
+    for (int64_t i = 0; i < b->count; i += GROUP, out += GROUP * stride) {
+        const int64_t rows = b->count - i < GROUP ? b->count - i : GROUP;
+        /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
+        for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
+        for (const pyq_segment *s = first; s < end; s++) {
+            const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8;
+            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first);
+        }
+        if (first->columns == PYQ_NR)
+            store(tile, rows, t->epilogue, first->column, out, t->columns);
+        else
+            store_tail(t, store, tile, rows, first, out);
+    }
 }
 
 /* Where a panel begins, at `index` or behind it. */
@@ -111,52 +116,50 @@ static int64_t panel_start(const pyq_weights *w, int64_t index) {
 static void run_task(void *context, int64_t task) {
     const nest *t = context;
     const pyq_weights *w = t->weights;
-    const int64_t first_row = task % t->row_blocks * t->rows_per_task;
-    const int64_t end_row = first_row + t->rows_per_task < t->row_count ? first_row + t->rows_per_task : t->row_count;
     const int64_t index = task / t->row_blocks * t->segments_per_task;
-    const int64_t first = panel_start(w, index), last = panel_start(w, index + t->segments_per_task);
+    const int64_t last = panel_start(w, index + t->segments_per_task);
     pyq_epilogue_fn store = pyq_select_epilogue();
-    if (first == last) return; /* the block ends within the panel that it starts in, which belongs to the one before */
-    for (int64_t row = first_row; row < end_row; row += GROUP) {
-        uint8_t *out = t->out + (size_t)(row * t->columns) * t->element_size;
-        group g = {.count = end_row - row < GROUP ? end_row - row : GROUP};
-        row_starts(t->rows, row, g.count, g.start);
-        set_addresses(&g, t->rows, w->segments[first].row_offset);
-        for (int64_t i = first, next; i < last; i = next) {
-            for (next = i + 1; next < last && w->segments[next].column == w->segments[i].column;) next++;
-            run_panel(t, store, &w->segments[i], &w->segments[next], &g, out);
-        }
+    block b = {.first = task % t->row_blocks * t->rows_per_task, .row_offset = -1};
+    b.count = t->row_count - b.first < t->rows_per_task ? t->row_count - b.first : t->rows_per_task;
+    row_starts(t->rows, b.first, b.count, b.start);
+    for (int64_t i = panel_start(w, index), next; i < last; i = next) {
+        for (next = i + 1; next < last && w->segments[next].column == w->segments[i].column;) next++;
+        if (w->segments[i].row_offset != b.row_offset) set_addresses(&b, t->rows, w->segments[i].row_offset);
+        run_panel(t, store, &w->segments[i], &w->segments[next], &b);
     }
 }
 
-static int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
+/* Rows whose activations fit in half of a second-level cache. A row of a convolution shares most of what it reads with
+ * its neighbours: it adds a pixel to each line of the kernel, of which three are typical. */
+static int64_t rows_per_block(const nest *t) {
+    const pyq_rows *rows = t->rows;
+    const pyq_segment *s = t->weights->segments, *end = s + t->weights->segment_count;
+    const int64_t added = 3 * (rows->size[2] > 1 ? rows->stride[2] : rows->stride_n);
+    const int width = (rows->bytes != NULL) + 2 * (rows->words != NULL);
+    int64_t steps = 0;
+    for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
+    const int64_t elements = 4 * steps < added ? 4 * steps : added;
+    const int64_t groups = BLOCK_BYTES / (width * elements * GROUP + 1);
+    return groups < 1 ? GROUP : groups * GROUP < ROW_BLOCK ? groups * GROUP : ROW_BLOCK;
+}
 
-/* Blocks of panels that fit the cache by all rows; with several threads both are cut further, down to what is worth a
- * thread's waking, the rows first: cutting panels makes each thread read all activations. */
+/* Equal blocks of rows; with several threads, runs of panels so short that there are enough tasks, but not so short
+ * that one is not worth a thread's waking. */
 static void choose_tasks(nest *t) {
     const pyq_weights *w = t->weights;
-    const pyq_segment *end = &w->segments[w->segment_count - 1];
     const int64_t threads = pyq_get_num_threads(), groups = (t->row_count + GROUP - 1) / GROUP;
-    const int64_t segment_bytes = at_least_one((end->data + (int64_t)end->steps * 4 * PYQ_NR) / w->segment_count);
-    int64_t segments = at_least_one(BLOCK_BYTES / segment_bytes), groups_per_task = groups;
-    if (segments > w->segment_count) segments = w->segment_count;
-    if (threads > 1) {
-        const int64_t blocks = (w->segment_count + segments - 1) / segments, wanted = TASKS_PER_THREAD * threads;
-        groups_per_task = at_least_one(groups * blocks / wanted);
-        const int64_t least_groups = TASK_PRODUCTS / at_least_one(GROUP * segment_bytes * segments) + 1;
-        if (groups_per_task < least_groups) groups_per_task = least_groups;
-        const int64_t row_tasks = (groups + groups_per_task - 1) / groups_per_task;
-        if (row_tasks * blocks < wanted) {
-            const int64_t rows = t->row_count < GROUP * groups_per_task ? t->row_count : GROUP * groups_per_task;
-            const int64_t least = TASK_PRODUCTS / at_least_one(rows * segment_bytes) + 1;
-            const int64_t share = at_least_one(w->segment_count * row_tasks / wanted);
-            const int64_t fewer = share > least ? share : least;
-            if (fewer < segments) segments = fewer;
-        }
-    }
-    t->rows_per_task = groups_per_task * GROUP;
-    t->segments_per_task = segments;
-    t->row_blocks = (t->row_count + t->rows_per_task - 1) / t->rows_per_task;
+    const int64_t most = rows_per_block(t);
+    t->row_blocks = (t->row_count + most - 1) / most;
+    t->rows_per_task = (groups + t->row_blocks - 1) / t->row_blocks * GROUP;
+    t->segments_per_task = w->segment_count;
+    if (threads == 1) return;
+    const int64_t wanted = TASKS_PER_THREAD * threads, share = w->segment_count * t->row_blocks / wanted;
+    if (share >= w->segment_count) return;
+    const pyq_segment *end = &w->segments[w->segment_count - 1];
+    const int64_t weights = end->data + (int64_t)end->steps * 4 * PYQ_NR, rows = t->row_count / t->row_blocks;
+    const int64_t least = TASK_PRODUCTS / (weights / w->segment_count * rows + 1) + 1;
+    t->segments_per_task = share > least ? share : least;
+    if (t->segments_per_task > w->segment_count) t->segments_per_task = w->segment_count;
 }
 
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,

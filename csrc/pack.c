@@ -22,6 +22,7 @@ enum {
     LANES = 2 * PYQ_NR,  /* 16-bit lanes of a quad: two pairs of bytes for each column */
     QUAD = 4 * PYQ_NR,   /* weights of a quad */
     WINDOW = 96,         /* open groups that are tried for a quad: bounds the packing time */
+    NEAR = 256,          /* quads among which groups are made */
     MAX_SEGMENTS = 4,    /* of a panel */
     HIGHEST_BOUND = 4096 /* above any sum of a group, and far from what an int16 load cannot hold */
 };
@@ -182,24 +183,39 @@ static int load_items(item *items, const int16_t *w, int64_t quads, int64_t colu
     return 1;
 }
 
-/* Share out `quads` items; there is room for as many again. */
-static void make_plan(plan *p, item *items, int64_t quads, int bound, int widen) {
-    item *rest = items + quads;
-    for (int64_t q = 0; q < quads; q++) {
-        list *to = &p->of[PYQ_QUADS8];
-        if (items[q].heaviest > bound) {
-            if (widen) {
-                to = &p->of[PYQ_PAIRS8];
-            } else {
-                split(&items[q], rest, bound);
-                to->items[to->count++] = rest++;
-                p->splits++;
-            }
+/* A list that continues another one, and its end. */
+static list rest_of(const list *l) { return (list){l->items + l->count, 0}; }
+
+/* Share out the items of quads [first, last) that keep the bound. The parts of split quads come from `spare`. */
+static item *share_out(plan *p, item *items, int64_t first, int64_t last, item *spare, int bound, int widen) {
+    list *wide = &p->of[PYQ_PAIRS8];
+    list alone = rest_of(&p->of[PYQ_QUADS8]), pairs = rest_of(&p->of[PYQ_QUADS8P2]), fours = rest_of(&p->of[PYQ_QUADS8P4]);
+    for (item *it = items + first; it < items + last; it++) {
+        if (it->heaviest > bound && widen) {
+            wide->items[wide->count++] = it;
+            continue;
         }
-        to->items[to->count++] = &items[q];
+        if (it->heaviest > bound) {
+            split(it, spare, bound);
+            alone.items[alone.count++] = spare++;
+            p->splits++;
+        }
+        alone.items[alone.count++] = it;
     }
-    pair_up(&p->of[PYQ_QUADS8], &p->of[PYQ_QUADS8P2], bound);
-    pair_up(&p->of[PYQ_QUADS8P2], &p->of[PYQ_QUADS8P4], bound);
+    pair_up(&alone, &pairs, bound);
+    pair_up(&pairs, &fours, bound);
+    p->of[PYQ_QUADS8].count += alone.count;
+    p->of[PYQ_QUADS8P2].count += pairs.count;
+    p->of[PYQ_QUADS8P4].count += fours.count;
+    return spare;
+}
+
+/* There is room for twice as many items as quads. Groups are made of quads that are NEAR each other, so that what a
+ * tile reads of its rows for one group after another lies in the first-level cache: 12 rows of 1 KiB. */
+static void make_plan(plan *p, item *items, int64_t quads, int bound, int widen) {
+    item *spare = items + quads;
+    for (int64_t first = 0; first < quads; first += NEAR)
+        spare = share_out(p, items, first, first + NEAR < quads ? first + NEAR : quads, spare, bound, widen);
     drop_small_segments(p);
     set_cost(p);
     if (widen && segment_cost(PYQ_PAIRS8, quads, 1) < p->cost) {
