@@ -14,7 +14,7 @@ enum {
     ROW_BLOCK = 16 * GROUP,  /* at most */
     BLOCK_BYTES = 256 << 10,
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
-    TASKS_PER_THREAD = 4,    /* so that threads that others slow down do less */
+    TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
 };
 
 typedef struct {

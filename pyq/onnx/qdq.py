@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyq.onnx.bounds import bound_products
 from pyq.onnx.contrib import CONTRIB
 from pyq.onnx.matching import Matcher, Quantized, Tail, accumulator_bias
 from pyq.onnx.steps import DOMAIN, product_attributes
@@ -65,6 +66,7 @@ def fuse(graph: Graph) -> Graph:
     fused.prune()
     merge_tables(fused)
     dequantize_constants(fused, fuser)
+    bound_products(fused, DOMAIN, DATA_MOVEMENT)
     return fused
 
 

@@ -91,7 +91,8 @@ class ProductStep(Int8Step):
         self._zero_point = int(self._x.zero_point)
         self._dtype: np.dtype[Any] = attributes["dtype"]
         group, dilations = attributes.get("group", 1), attributes.get("dilations")
-        self._weight = pack(attributes["weight"], group=group, dilations=dilations)
+        amax = attributes.get("amax", 255)
+        self._weight = pack(attributes["weight"], amax=amax, group=group, dilations=dilations)
         self._epilogue = _epilogue(node)
 
     def _check(self, x: Array, axis: int, size: int) -> None:
