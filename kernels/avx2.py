@@ -21,7 +21,7 @@ Bytes are regrouped by bitcasts between vector types: free, and right on a littl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from string import Formatter
 from typing import Any, NamedTuple, TypeAlias
 
 from llvmlite import binding, ir
@@ -37,103 +37,131 @@ from .registry import MAX_MR, MICROKERNELS
 binding.initialize_native_asmparser()
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-I8X16, I8X32, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I8, 32), (I16, 16), (I32, 8)))
-ONES = ir.Constant(I16X16, [1] * 16)
+I8X16, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I16, 16), (I32, 8)))
 
 Builder: TypeAlias = ir.IRBuilder
 Value: TypeAlias = Any  # an ir.Value; llvmlite has no types
-Sums: TypeAlias = tuple[Value, Value]  # what to add to the left and to the right half of a row of the tile
 
 
-def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int = 0) -> Value:
-    """Value number `index` of a type, counted from a pointer, at any alignment."""
-    typed = builder.bitcast(pointer, kind.as_pointer())
-    return builder.load(builder.gep(typed, [I64(index)]), align=1)
+class Part(NamedTuple):
+    """Part of a turn of the loop: the weights, as numbers of vectors, kept in registers while `text` goes by all rows.
+
+    text adds the products of one row to `left` and `right`. It knows `row`, `offset0` ... (of each step), `weights`
+    (of the turn), `w0` ... (those kept) and `ones`; what else it names is a temporary.
+    """
+
+    kept: tuple[int, ...]
+    text: str
 
 
-def _call(builder: Builder, name: str, result: ir.Type, left: Value, right: Value) -> Value:
-    kind = ir.FunctionType(result, [left.type, right.type])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx2.{name}")
-    return builder.call(function, [left, right])
+def _pair(number: int) -> str:
+    """Half a quad: two int16 elements."""
+    return f"""
+        vpbroadcastd {4 * number}({{row}},{{offset0}},2), {{pair}}
+        vpmaddwd {{w{2 * number}}}, {{pair}}, {{product}}
+        vpaddd {{product}}, {{left}}, {{left}}
+        vpmaddwd {{w{2 * number + 1}}}, {{pair}}, {{pair}}
+        vpaddd {{pair}}, {{right}}, {{right}}"""
 
 
-def _pmaddwd(builder: Builder, left: Value, right: Value) -> Value:
-    return _call(builder, "pmadd.wd", I32X8, left, right)
-
-
-def _pmaddubsw(builder: Builder, unsigned: Value, signed: Value) -> Value:
-    return _call(builder, "pmadd.ub.sw", I16X16, unsigned, signed)
-
-
-def _shuffle(builder: Builder, left: Value, right: Value, lanes: list[int]) -> Value:
-    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
-
-
-def _broadcast32(builder: Builder, pointer: Value, kind: ir.Type, index: int = 0) -> Value:
-    """The 4 bytes number `index` from a pointer on, repeated (`vpbroadcastd`)."""
-    undefined = ir.Constant(I32X8, ir.Undefined)
-    single = builder.insert_element(undefined, _load(builder, pointer, I32, index), I32(0))
-    return builder.bitcast(_shuffle(builder, single, undefined, [0] * 8), kind)
-
-
-def _load_words(builder: Builder, weights: Value, count: int) -> list[Value]:
-    return [_load(builder, weights, I16X16, i) for i in range(count)]
-
-
-def _load_widened(builder: Builder, weights: Value, count: int) -> list[Value]:
-    return [builder.sext(_load(builder, weights, I8X16, i), I16X16) for i in range(count)]
-
-
-def _load_bytes(builder: Builder, weights: Value, count: int) -> list[Value]:
-    return [_load(builder, weights, I8X32, i) for i in range(count)]
-
-
-def _multiply_pairs(builder: Builder, row: Value, offsets: list[Value], panel: list[Value]) -> Sums:
-    """Elements (0, 1) and (2, 3) of the quad, in int16 already, times the weights paired alike."""
-    quad = builder.gep(row, offsets)
-    first, second = (_broadcast32(builder, quad, I16X16, i) for i in (0, 1))
-    left, right = (
-        builder.add(_pmaddwd(builder, first, panel[half]), _pmaddwd(builder, second, panel[2 + half]))
-        for half in (0, 1)
+def _quads(count: int) -> Part:
+    """Quads that share a 16-bit sum. Beside eight accumulators there is room for three vectors of weights."""
+    kept = tuple(range(min(2 * count, 3)))
+    weights = [f"{{w{i}}}" if i in kept else f"{32 * i}({{weights}})" for i in range(2 * count)]
+    text = f"""
+        vpbroadcastd ({{row}},{{offset0}}), {{quad}}
+        vpmaddubsw {weights[0]}, {{quad}}, {{sum0}}
+        vpmaddubsw {weights[1]}, {{quad}}, {{sum1}}"""
+    for i in range(1, count):
+        text += f"""
+        vpbroadcastd ({{row}},{{offset{i}}}), {{quad}}
+        vpmaddubsw {weights[2 * i]}, {{quad}}, {{product}}
+        vpaddw {{product}}, {{sum0}}, {{sum0}}
+        vpmaddubsw {weights[2 * i + 1]}, {{quad}}, {{quad}}
+        vpaddw {{quad}}, {{sum1}}, {{sum1}}"""
+    return Part(
+        kept,
+        text
+        + """
+        vpmaddwd {ones}, {sum0}, {sum0}
+        vpaddd {sum0}, {left}, {left}
+        vpmaddwd {ones}, {sum1}, {sum1}
+        vpaddd {sum1}, {right}, {right}""",
     )
-    return left, right
 
 
-def _multiply_quads(builder: Builder, row: Value, offsets: list[Value], panel: list[Value]) -> Sums:
-    """A group of quads: its sums in int16 are proven to fit, and are widened once."""
-    quads = [_broadcast32(builder, builder.gep(row, [offset]), I8X32) for offset in offsets]
-    left, right = (_pmaddubsw(builder, quads[0], panel[half]) for half in (0, 1))
-    for i, quad in enumerate(quads[1:], 1):
-        left = builder.add(left, _pmaddubsw(builder, quad, panel[2 * i]))
-        right = builder.add(right, _pmaddubsw(builder, quad, panel[2 * i + 1]))
-    return _pmaddwd(builder, left, ONES), _pmaddwd(builder, right, ONES)
+TAPS = Part(
+    (0, 1),
+    """
+        vmovdqu ({row},{offset0}), {tap:x}
+        vpunpcklbw ({row},{offset1}), {tap:x}, {pairs:x}
+        vpmovzxbw {pairs:x}, {pairs}
+        vpmaddwd {w0}, {pairs}, {pairs}
+        vpaddd {pairs}, {left}, {left}
+        vpunpckhbw ({row},{offset1}), {tap:x}, {tap:x}
+        vpmovzxbw {tap:x}, {tap}
+        vpmaddwd {w1}, {tap}, {tap}
+        vpaddd {tap}, {right}, {right}""",
+)
 
-
-def _multiply_taps(builder: Builder, row: Value, offsets: list[Value], panel: list[Value]) -> Sums:
-    """Two taps of 16 channels: the two bytes of each channel side by side, as a pair of int16."""
-    first, second = (_load(builder, builder.gep(row, [offset]), I8X16) for offset in offsets)
-    halves = [[lane for c in range(start, start + 8) for lane in (c, 16 + c)] for start in (0, 8)]
-    left, right = (builder.zext(_shuffle(builder, first, second, lanes), I16X16) for lanes in halves)
-    return _pmaddwd(builder, left, panel[0]), _pmaddwd(builder, right, panel[1])
-
-
-class Recipe(NamedTuple):
-    """How a layout is computed: steps of a turn of the loop; its weights as `count` vectors; and what a row adds."""
-
-    steps: int
-    load: Callable[[Builder, Value, int], list[Value]]
-    count: int
-    multiply: Callable[[Builder, Value, list[Value], list[Value]], Sums]
-
-
-RECIPES = {
-    PAIRS16: Recipe(1, _load_words, 4, _multiply_pairs),
-    PAIRS8: Recipe(1, _load_widened, 4, _multiply_pairs),
-    QUADS8: Recipe(1, _load_bytes, 2, _multiply_quads),
-    QUADS8P2: Recipe(2, _load_bytes, 4, _multiply_quads),
-    QUADS8P4: Recipe(4, _load_bytes, 8, _multiply_quads),
-    TAPS16: Recipe(2, _load_words, 2, _multiply_taps),
+PAIRS = [Part((0, 1), _pair(0)), Part((2, 3), _pair(1))]
+TURNS = {
+    PAIRS16: (1, PAIRS),
+    PAIRS8: (1, PAIRS),
+    QUADS8: (1, [_quads(1)]),
+    QUADS8P2: (2, [_quads(2)]),
+    QUADS8P4: (4, [_quads(4)]),
+    TAPS16: (2, [TAPS]),
 }
+"""Of each layout: steps of a turn of the loop, and its parts."""
+
+
+class _Operand(int):
+    """Number of an operand of inline assembly; `{name:x}` is the lower half of a vector."""
+
+    def __format__(self, modifier: str) -> str:
+        return f"${{{int(self)}:{modifier}}}" if modifier else f"${int(self)}"
+
+
+def _assemble(builder: Builder, text: str, sums: list[Value], inputs: dict[str, Value]) -> list[Value]:
+    """`left` and `right`, given as sums, after the instructions of a `Part`."""
+    names = {name for _, name, _, _ in Formatter().parse(text) if name}
+    used = [name for name in inputs if name in names]
+    outputs = ["left", "right", *sorted(names - {"left", "right", *used})]
+    numbers = {name: _Operand(i) for i, name in enumerate([*outputs, "left before", "right before", *used])}
+    arguments = [*sums, *(inputs[name] for name in used)]
+    places = ["x" if value.type == I32X8 else "r" for value in arguments[2:]]
+    constraints = ",".join(["=&x"] * len(outputs) + ["0", "1", *places, "~{memory}"])
+    kind = ir.FunctionType(ir.LiteralStructType([I32X8] * len(outputs)), [value.type for value in arguments])
+    assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
+    results = builder.call(assembly, arguments)
+    return [builder.extract_value(results, i) for i in (0, 1)]
+
+
+def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
+    """Vector number `index`, counted from a pointer, at any alignment."""
+    vectors = builder.bitcast(pointer, kind.as_pointer())
+    return builder.load(builder.gep(vectors, [I64(index)]), align=1)
+
+
+def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> Value:
+    if layout == PAIRS8:
+        return builder.bitcast(builder.sext(_load(builder, weights, I8X16, index), I16X16), I32X8)
+    return _load(builder, weights, I32X8, index)
+
+
+def _emit_turn(
+    builder: Builder, layout: int, rows: list[Value], tile: list[list[Value]], inputs: dict[str, Value]
+) -> None:
+    """Add the products of a turn to the tile."""
+    _steps, parts = TURNS[layout]
+    for part in parts:
+        kept = {f"w{i}": _load_weights(builder, layout, inputs["weights"], i) for i in part.kept}
+        for row, halves in zip(rows, tile, strict=True):
+            before = [builder.load(half) for half in halves]
+            after = _assemble(builder, part.text, before, {"row": row, **inputs, **kept})
+            for half, value in zip(halves, after, strict=True):
+                builder.store(value, half)
 
 
 def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
@@ -141,7 +169,7 @@ def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
 
     A function of its own, because LLVM shares out registers for a whole one.
     """
-    steps, load, count, multiply = RECIPES[layout]
+    steps, _parts = TURNS[layout]
     element = I16 if layout in WORDS else I8
     arguments = [element.as_pointer(), I64.as_pointer(), I32.as_pointer(), I64, I8.as_pointer(), I32.as_pointer()]
     kind = ir.FunctionType(ir.VoidType(), arguments)
@@ -151,19 +179,19 @@ def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
     base, starts, offsets, total, weights, acc = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(mr)]
-    memory = builder.bitcast(acc, I32X8.as_pointer())
-    targets = [builder.gep(memory, [I64(i)]) for i in range(2 * mr)]
-    tile = [cgutils.alloca_once_value(builder, builder.load(target, align=4)) for target in targets]
+    targets = [builder.gep(acc, [I64(8 * i)]) for i in range(2 * mr)]
+    halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
+    tile = [halves[2 * r : 2 * r + 2] for r in range(mr)]
+    ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
     with cgutils.for_range(builder, builder.udiv(total, I64(steps))) as turn:
         step = builder.mul(turn.index, I64(steps))
         pointers = [builder.gep(offsets, [builder.add(step, I64(i))]) for i in range(steps)]
-        now = [builder.sext(builder.load(pointer), I64) for pointer in pointers]
-        panel = load(builder, builder.gep(weights, [builder.mul(step, I64(STEP_BYTES[layout]))]), count)
-        for r, row in enumerate(rows):
-            for half, sums in zip(tile[2 * r :], multiply(builder, row, now, panel), strict=False):
-                builder.store(builder.add(builder.load(half), sums), half)
-    for half, target in zip(tile, targets, strict=True):
-        builder.store(builder.load(half), target, align=4)
+        inputs = {f"offset{i}": builder.sext(builder.load(pointer), I64) for i, pointer in enumerate(pointers)}
+        inputs["weights"] = builder.gep(weights, [builder.mul(step, I64(STEP_BYTES[layout]))])
+        inputs["ones"] = ones
+        _emit_turn(builder, layout, rows, tile, inputs)
+    for half, target in zip(halves, targets, strict=True):
+        builder.store(builder.load(half), builder.bitcast(target, I32X8.as_pointer()), align=4)
     builder.ret_void()
     return function
 

@@ -9,32 +9,27 @@ from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8, PAIRS16, QUADS8, QU
 
 from .host import AVX2, SCALAR, available_isas
 
-HEIGHTS = {
-    SCALAR: {layout: (1,) for layout in range(len(LAYOUT_NAMES))},
-    AVX2: {
-        PAIRS16: (1, 2, 3, 4, 6),
-        PAIRS8: (1, 2, 3, 4, 5, 6),
-        QUADS8: (1, 2, 3, 4),
-        QUADS8P2: (1, 2, 3, 4),
-        QUADS8P4: (1, 2, 3, 4),
-        TAPS16: (1, 2, 4),
-    },
+HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
+    **{(SCALAR, layout): (1,) for layout in range(len(LAYOUT_NAMES))},
+    (AVX2, PAIRS16): (1, 2, 3, 4, 6),
+    (AVX2, PAIRS8): (1, 2, 3, 4, 5, 6),
+    (AVX2, QUADS8): (1, 2, 3, 4),
+    (AVX2, QUADS8P2): (1, 2, 3, 4),
+    (AVX2, QUADS8P4): (1, 2, 3, 4),
+    (AVX2, TAPS16): (1, 2, 4),
 }
-"""Rows of the tiles for which there is a microkernel, by instruction set and layout, in rising order."""
+"""Rows of the tiles for which there is a microkernel, by instruction set and layout."""
 
-MAX_MR = max(max(heights) for by_layout in HEIGHTS.values() for heights in by_layout.values())
+MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 
-MICROKERNELS = [
-    (isa, layout, mr) for isa, by_layout in HEIGHTS.items() for layout, heights in by_layout.items() for mr in heights
-]
-"""Instruction set, layout, rows of the tile."""
+MICROKERNELS = [(isa, layout, mr) for (isa, layout), heights in HEIGHTS.items() for mr in heights]
 
 
 def tallest(isa: int) -> list[list[int]]:
-    """By layout and by how many rows are left, up to MAX_MR: the rows of the tallest tile that fits."""
+    """By layout, and by how many rows are left (0 to MAX_MR): the rows of the tallest tile that fits."""
+    by_layout = [HEIGHTS[isa, layout] for layout in range(len(LAYOUT_NAMES))]
     return [
-        [max((mr for mr in heights if mr <= left), default=0) for left in range(MAX_MR + 1)]
-        for _, heights in sorted(HEIGHTS[isa].items())
+        [max((mr for mr in heights if mr <= left), default=0) for left in range(MAX_MR + 1)] for heights in by_layout
     ]
 
 
