@@ -11,6 +11,7 @@ from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
 from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
 from pyq.packing import PackedWeight
+from pyq.panels import NR
 from pyq.qparams import QParams
 
 from . import elementwise, gemm
@@ -83,7 +84,10 @@ class NumbaBackend(KernelBackend):
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
         flat = out.reshape(-1).view(np.uint8)
-        gemm.gemm(self.isa, rows.data, rows.words, rows.size, rows.strides, offsets, w.segments, w.data, *finish, flat)
+        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
+        gemm.gemm(
+            self.isa, rows.data, rows.words, rows.size, rows.strides, offsets, w.segments, w.data, *scratch, *finish, flat
+        )
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
         """The epilogue of `epilogue.finish_rows`."""

@@ -58,6 +58,8 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
         array(types.int32),
         array(numba.from_dtype(SEGMENT_DTYPE)),
         array(types.uint8),
+        types.Array(types.int64, 1, "C"),
+        types.Array(types.int32, 2, "C"),
         *ARGUMENTS,
     )
 )
@@ -70,6 +72,8 @@ def gemm(
     offsets: Int32s,
     segments: NDArray[Any],
     weights: Bytes,
+    rows: Int64s,
+    acc: Int32s,
     kind: int,
     bias: Int32s,
     multiplier: Floats,
@@ -85,8 +89,6 @@ def gemm(
     data uint8, words int16: the activations, as `tiles` wants them; size: images, depth, height and width of the
     output, strides: the elements from one of each to the next; offsets int32: those of all segments.
     """
-    rows = np.empty(BLOCK, np.int64)
-    acc = np.empty((GROUP, NR), np.int32)
     total = size[0] * size[1] * size[2] * size[3]
     for block in range(0, total, BLOCK):
         count = min(BLOCK, total - block)
