@@ -83,11 +83,8 @@ class NumbaBackend(KernelBackend):
         out: NDArray[Any],
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
-        flat = out.reshape(-1).view(np.uint8)
         scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
-        gemm.gemm(
-            self.isa, rows.data, rows.words, rows.size, rows.strides, offsets, w.segments, w.data, *scratch, *finish, flat
-        )
+        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *finish, out.reshape(-1).view(np.uint8))
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
         """The epilogue of `epilogue.finish_rows`."""

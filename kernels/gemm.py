@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from pyq.panels import NR, SEGMENT_DTYPE
+from pyq.panels import SEGMENT_DTYPE
 
 from .epilogue import ARGUMENTS, finish_rows
 from .host import Bytes, Floats, Int16s, Int32s, Int64s, array, jit

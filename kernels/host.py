@@ -45,12 +45,12 @@ def jit(*signatures: Any, allocates: bool = False) -> Any:
     Only where `allocates` is set may the function make arrays. Where it is not, Numba leaves out its run time, which
     would count the references of every slice: 50 locked instructions for a tile.
     """
-    return numba.njit(list(signatures) or None, _nrt=allocates, **OPTIONS)
+    return numba.njit(list(signatures) or None, **{**OPTIONS, "_nrt": allocates})
 
 
 def inlined() -> Any:
     """`numba.njit` with `OPTIONS`, for a function that is always inlined: a call costs more than a row of a tile."""
-    return numba.njit(forceinline=True, _nrt=False, **OPTIONS)
+    return numba.njit(forceinline=True, **{**OPTIONS, "_nrt": False})
 
 
 def array(dtype: Any, ndim: int = 1) -> Any:

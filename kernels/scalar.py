@@ -55,7 +55,8 @@ def run(
     layout: int, mr: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s
 ) -> None:
     """The microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
-    for row, sums in zip(rows[:mr], acc[:mr]):  # noqa: B905 (Numba has no `strict`)
+    for r in range(mr):
+        row, sums = rows[r], acc[r]
         if layout == PAIRS16:
             _pairs(words, row, offsets, weights.view(np.int16), sums)
         elif layout == PAIRS8:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
@@ -12,7 +14,9 @@ from .registry import MAX_MR, tallest
 TALLEST = np.array([tallest(isa) for isa in (SCALAR, AVX2)])
 
 if AVX2 in available_isas():
-    from .avx2 import run as _run_avx2
+    from . import avx2
+
+    _run_avx2: Any = avx2.run
 else:
     _run_avx2 = scalar.run  # a name for the compiler: the instruction set is never chosen here
 
