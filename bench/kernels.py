@@ -59,7 +59,7 @@ def rate(kernel: Kernel, seed: int) -> float:
     rng = np.random.default_rng(seed)
     works: list[Tile | Finish]
     if kernel.layout:
-        works = [Tile(kernel, steps, rng) for steps in STEPS[kernel.layout]]
+        works = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
     else:
         works = [Finish(kernel, rows, rng) for rows in ROWS]
     for work in works:
@@ -79,21 +79,26 @@ def difference(short: Callable[[], object], long: Callable[[], object]) -> float
 class Tile:
     """One call of a microkernel: a tile of `kernel.mr` rows by NR columns."""
 
-    def __init__(self, kernel: Kernel, steps: int, rng: np.random.Generator) -> None:
-        """Full-range activations, and weights so small that the 16-bit sums of four quads cannot overflow."""
+    def __init__(self, kernel: Kernel, rows: NDArray[np.uint8], weights: NDArray[np.int16]) -> None:
+        """rows [mr, steps, 4 (taps: NR)]; weights [steps, 4 (taps: 1), NR]."""
         self.kernel = kernel
-        depth = NR if kernel.layout == "taps16" else 4  # elements of a row that a step reads
-        rows = rng.integers(0, 256, (kernel.mr, steps, depth), np.uint8)
-        weights = rng.integers(-16, 17, (steps, 1 if kernel.layout == "taps16" else 4, NR), np.int16)
         terms = "rsc,skc->rc" if kernel.layout == "taps16" else "rsk,skc->rc"
         self.expected = np.einsum(terms, rows.astype(np.int32), weights.astype(np.int32))
         self.size = kernel.mr * weights.size
         self.tile = np.zeros((kernel.mr, NR), np.int32)
-        wide = LAYOUT_NAMES.index(kernel.layout) in WORDS
-        base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)]).astype(np.int16 if wide else np.uint8)
+        element = np.int16 if LAYOUT_NAMES.index(kernel.layout) in WORDS else np.uint8
+        base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)]).astype(element)
+        _, steps, depth = rows.shape
         starts, offsets = np.arange(kernel.mr) * (steps * depth), np.arange(steps, dtype=np.int32) * depth
         run = _c_tile if kernel.backend == "c" else _numba_tile
         self.call = run(kernel, base, starts, offsets, _panel(kernel.layout, weights), self.tile)
+
+    @classmethod
+    def random(cls, kernel: Kernel, steps: int, rng: np.random.Generator) -> Tile:
+        """Full-range activations, and weights so small that the 16-bit sums of four quads cannot overflow."""
+        read, used = (NR, 1) if kernel.layout == "taps16" else (4, 4)
+        rows = rng.integers(0, 256, (kernel.mr, steps, read), np.uint8)
+        return cls(kernel, rows, rng.integers(-16, 17, (steps, used, NR), np.int16))
 
     def check(self, seed: int) -> None:
         """WrongResult when the sums are not exact."""
