@@ -111,7 +111,7 @@ def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
     """Weights [steps, 4 (taps: 1), NR] as csrc/pyq.h lays them out."""
     steps = len(weights)
     if layout == "taps16":
-        panel = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1)
+        panel: NDArray[np.int16] = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1)
     elif layout.startswith("pairs"):
         panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2)
     else:

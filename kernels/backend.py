@@ -15,7 +15,8 @@ from pyq.panels import NR
 from pyq.qparams import QParams
 
 from . import elementwise, gemm
-from .epilogue import FLOAT32, INT32, QUANTIZED, finish_rows
+from . import epilogue as epilogue_kernels
+from .epilogue import FLOAT32, INT32, QUANTIZED
 from .host import default_isa
 from .rows import Rows, image_rows, matrix_rows
 
@@ -45,7 +46,7 @@ class NumbaBackend(KernelBackend):
             KINDS[epilogue.dtype],
             np.zeros(columns, np.int32) if lowered.bias is None else lowered.bias,
             np.ones(columns, np.float32) if lowered.multiplier is None else lowered.multiplier,
-            np.empty(0, np.float32) if lowered.offset is None else lowered.offset,
+            np.full(columns, -0.0, np.float32) if lowered.offset is None else lowered.offset,  # x + -0.0 is x
             epilogue.zero_point,
             float(lowered.low),
             float(lowered.high),
@@ -87,8 +88,8 @@ class NumbaBackend(KernelBackend):
         gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *finish, out.reshape(-1).view(np.uint8))
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
-        """The epilogue of `epilogue.finish_rows`."""
-        finish_rows(acc, 0, 0, acc.shape[1], *prepared, out.reshape(-1).view(np.uint8))
+        """The epilogue of `epilogue.finish`."""
+        epilogue_kernels.finish(acc, *prepared, out.reshape(-1).view(np.uint8))
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """See `elementwise.lookup`."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pyq.panels import SEGMENT_DTYPE
 
-from .epilogue import ARGUMENTS, finish_rows
+from .epilogue import ARGUMENTS, finish_columns
 from .host import Bytes, Floats, Int16s, Int32s, Int64s, array, jit
 from .tile import tiles
 
@@ -103,8 +103,9 @@ def gemm(
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
                     tiles(isa, segment.layout, data[base:], words[base:], group, steps, weights[segment.data :], acc)
-                finish_rows(
+                finish_columns(
                     acc[: len(group)],
+                    0,
                     block + i,
                     panel.column,
                     panel.columns,

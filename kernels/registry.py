@@ -51,7 +51,7 @@ def kernels() -> list[dict[str, Any]]:
     """A record for each kernel, with the fields of `pyq.kernels_available()`.
 
     `tile.tiles(isa, layout, ...)` with `mr` rows runs the microkernel of a record and no other. The last record is
-    the epilogue, `epilogue.finish_rows`: loops that LLVM vectorizes for the target.
+    the epilogue, `epilogue.finish`: loops that LLVM vectorizes for the target.
     """
     records = []
     for isa, layout, mr in MICROKERNELS:

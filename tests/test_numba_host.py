@@ -58,7 +58,7 @@ def test_one_compilation_each_for_writable_and_read_only_arrays() -> None:
     compiled = [
         tile.tiles,
         gemm.gemm,
-        epilogue.finish_rows,
+        epilogue.finish,
         elementwise.lookup,
         elementwise.quantize,
         elementwise.dequantize,
