@@ -41,7 +41,7 @@ class NumbaBackend(KernelBackend):
         self.isa = default_isa()
 
     def prepare(self, epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> tuple[Any, ...]:
-        """Arguments of `epilogue.ARGUMENTS`, but for the output: what is absent becomes neutral or empty."""
+        """Arguments of `epilogue.EPILOGUE`: what is absent becomes neutral or empty."""
         return (
             KINDS[epilogue.dtype],
             np.zeros(columns, np.int32) if lowered.bias is None else lowered.bias,
@@ -85,11 +85,11 @@ class NumbaBackend(KernelBackend):
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
         scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
-        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *finish, out.reshape(-1).view(np.uint8))
+        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, finish, out.reshape(-1).view(np.uint8))
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
         """The epilogue of `epilogue.finish`."""
-        epilogue_kernels.finish(acc, *prepared, out.reshape(-1).view(np.uint8))
+        epilogue_kernels.finish(acc, prepared, out.reshape(-1).view(np.uint8))
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """See `elementwise.lookup`."""

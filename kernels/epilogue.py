@@ -33,18 +33,24 @@ INT32, FLOAT32, QUANTIZED = range(3)
 ROWS = 64
 """Rows that `finish` takes at once: the parts of a line of output are written before it leaves the cache."""
 
-ARGUMENTS = (
-    types.int64,
-    array(types.int32),
-    array(types.float32),
-    array(types.float32),
-    types.int64,
-    types.float64,
-    types.float64,
-    array(types.uint8),
-    types.Array(types.uint8, 1, "C"),
+EPILOGUE = types.Tuple(
+    (
+        types.int64,
+        array(types.int32),
+        array(types.float32),
+        array(types.float32),
+        types.int64,
+        types.float64,
+        types.float64,
+        array(types.uint8),
+    )
 )
-"""Types of kind, bias [N], multiplier [N], offset [N], zero_point, low, high, table [256 or 0], out (bytes of [M, N])."""
+"""Kind, bias [N], multiplier [N], offset [N], zero_point, low, high, table [256 or 0]."""
+
+OUT = types.Array(types.uint8, 1, "C")
+"""The bytes of [M, N]."""
+
+Epilogue = tuple[int, Int32s, Floats, Floats, int, float, float, Bytes]
 
 _INTS, _FLOATS, _BYTES = (ir.VectorType(kind, NR) for kind in (ir.IntType(32), ir.FloatType(), ir.IntType(8)))
 
@@ -146,22 +152,10 @@ def _finish_one(
 
 @inlined()
 def finish_columns(
-    acc: Int32s,
-    source: int,
-    begin: int,
-    column: int,
-    columns: int,
-    kind: int,
-    bias: Int32s,
-    multiplier: Floats,
-    offset: Floats,
-    zero_point: int,
-    low: float,
-    high: float,
-    table: Bytes,
-    out: Bytes,
+    acc: Int32s, source: int, begin: int, column: int, columns: int, epilogue: Epilogue, out: Bytes
 ) -> None:
     """Write out[begin : begin + len(acc), column : column + columns] from acc[:, source:]; columns is at most NR."""
+    kind, bias, multiplier, offset, zero_point, low, high, table = epilogue
     total, stride = len(bias), acc.shape[1]
     first = begin * total + column
     rest = (bias, multiplier, offset, column, zero_point, low, high, out)
@@ -185,25 +179,9 @@ def finish_columns(
                 out[i] = table[out[i]]
 
 
-@jit(types.void(array(types.int32, 2), *ARGUMENTS))
-def finish(
-    acc: Int32s,
-    kind: int,
-    bias: Int32s,
-    multiplier: Floats,
-    offset: Floats,
-    zero_point: int,
-    low: float,
-    high: float,
-    table: Bytes,
-    out: Bytes,
-) -> None:
+@jit(types.void(array(types.int32, 2), EPILOGUE, OUT))
+def finish(acc: Int32s, epilogue: Epilogue, out: Bytes) -> None:
     """Write out [M, N] from acc [M, N]."""
-    total = acc.shape[1]
     for begin in range(0, len(acc), ROWS):
-        block = acc[begin : begin + ROWS]
-        for c in range(0, total, NR):
-            columns = min(total - c, NR)
-            finish_columns(
-                block, c, begin, c, columns, kind, bias, multiplier, offset, zero_point, low, high, table, out
-            )
+        for c in range(0, acc.shape[1], NR):
+            finish_columns(acc[begin : begin + ROWS], c, begin, c, min(acc.shape[1] - c, NR), epilogue, out)

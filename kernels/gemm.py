@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pyq.panels import SEGMENT_DTYPE
 
-from .epilogue import ARGUMENTS, finish_columns
-from .host import Bytes, Floats, Int16s, Int32s, Int64s, array, jit
+from .epilogue import EPILOGUE, OUT, Epilogue, finish_columns
+from .host import Bytes, Int16s, Int32s, Int64s, array, jit
 from .tile import tiles
 
 BLOCK = 192
@@ -59,7 +59,8 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
         array(types.uint8),
         types.Array(types.int64, 1, "C"),
         types.Array(types.int32, 2, "C"),
-        *ARGUMENTS,
+        EPILOGUE,
+        OUT,
     )
 )
 def gemm(
@@ -73,14 +74,7 @@ def gemm(
     weights: Bytes,
     rows: Int64s,
     acc: Int32s,
-    kind: int,
-    bias: Int32s,
-    multiplier: Floats,
-    offset: Floats,
-    zero_point: int,
-    low: float,
-    high: float,
-    table: Bytes,
+    epilogue: Epilogue,
     out: Bytes,
 ) -> None:
     """Fill out [images * depth * height * width, N]: the sums of `tiles`, finished as told in `epilogue`.
@@ -103,20 +97,5 @@ def gemm(
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
                     tiles(isa, segment.layout, data[base:], words[base:], group, steps, weights[segment.data :], acc)
-                finish_columns(
-                    acc[: len(group)],
-                    0,
-                    block + i,
-                    panel.column,
-                    panel.columns,
-                    kind,
-                    bias,
-                    multiplier,
-                    offset,
-                    zero_point,
-                    low,
-                    high,
-                    table,
-                    out,
-                )
+                finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, epilogue, out)
             first = end
