@@ -19,9 +19,13 @@ from pyq.backends import ISA_NAMES, Epilogue, backend
 from pyq.benchmark import WrongResult
 from pyq.config import Kernel, isa
 from pyq.lowering import SLACK, lower_epilogue
-from pyq.panels import LAYOUT_NAMES, NR
+from pyq.panels import LAYOUT_NAMES, NR, WORDS
 
-STEPS = {"pairs16": (16, 112), "quads8": (16, 208), "taps16": (16, 256)}  # of the short and of the long call
+STEPS = {  # of the short and of the long call
+    **dict.fromkeys(("pairs16", "pairs8"), (16, 112)),
+    **dict.fromkeys(("quads8", "quads8p2", "quads8p4"), (16, 208)),
+    "taps16": (16, 256),
+}
 ROWS = (16, 256)  # the same for epilogues, in rows of NR sums
 REPETITIONS = 40
 
@@ -75,42 +79,44 @@ def difference(short: Callable[[], object], long: Callable[[], object]) -> float
 class Tile:
     """One call of a microkernel: a tile of `kernel.mr` rows by NR columns."""
 
-    def __init__(
-        self, kernel: Kernel, rows: NDArray[np.uint8], w: pyq.PackedWeight, expected: NDArray[np.int32]
-    ) -> None:
-        self.kernel, self.expected = kernel, expected
-        self.size = expected.size * rows.shape[1] // (NR if kernel.layout == "taps16" else 1)
-        self.tile = np.empty((kernel.mr, NR), np.int32)
-        offsets = w.offsets((0, 0, NR))
-        [panel] = w.segments
-        if LAYOUT_NAMES[panel["layout"]] != kernel.layout:
-            raise ValueError(f"{kernel.name}: expected a {kernel.layout} panel, got {LAYOUT_NAMES[panel['layout']]}")
-        base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)])
-        starts = np.arange(kernel.mr) * rows.shape[1]
-        wide = base.astype(np.int16) if kernel.layout == "pairs16" else None
+    def __init__(self, kernel: Kernel, rows: NDArray[np.uint8], weights: NDArray[np.int16]) -> None:
+        """rows [mr, steps, 4 (taps: NR)]; weights [steps, 4 (taps: 1), NR]."""
+        self.kernel = kernel
+        terms = "rsc,skc->rc" if kernel.layout == "taps16" else "rsk,skc->rc"
+        self.expected = np.einsum(terms, rows.astype(np.int32), weights.astype(np.int32))
+        self.size = kernel.mr * weights.size
+        self.tile = np.zeros((kernel.mr, NR), np.int32)
+        element = np.int16 if LAYOUT_NAMES.index(kernel.layout) in WORDS else np.uint8
+        base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)]).astype(element)
+        _, steps, depth = rows.shape
+        starts, offsets = np.arange(kernel.mr) * (steps * depth), np.arange(steps, dtype=np.int32) * depth
         run = _c_tile if kernel.backend == "c" else _numba_tile
-        self.call = run(kernel, base if wide is None else wide, starts, offsets, w.data, self.tile)
+        self.call = run(kernel, base, starts, offsets, _panel(kernel.layout, weights), self.tile)
 
     @classmethod
     def random(cls, kernel: Kernel, steps: int, rng: np.random.Generator) -> Tile:
-        """Full-range activations. For "quads8", weights that are small enough that packing proves every sum."""
-        if kernel.layout == "taps16":
-            rows = rng.integers(0, 256, (kernel.mr, steps * NR), np.uint8)
-            taps = rng.integers(-127, 128, (NR, 1, 1, steps), np.int8)
-            taken = rows.reshape(kernel.mr, steps, NR).astype(np.int64)
-            expected = np.einsum("rsc,cs->rc", taken, taps[:, 0, 0])
-            return cls(kernel, rows, pyq.pack(pyq.QTensor(taps, 1.0), group=NR), expected.astype(np.int32))
-        rows = rng.integers(0, 256, (kernel.mr, steps * 4), np.uint8)
-        small = kernel.layout == "quads8"
-        limit = 16 if small else 127
-        weights = rng.integers(-limit, limit + 1, (steps * 4, NR), np.int8)
-        w = pyq.pack(pyq.QTensor(weights, 1.0), prove=small)
-        return cls(kernel, rows, w, (rows.astype(np.int64) @ weights).astype(np.int32))
+        """Full-range activations, and weights so small that the 16-bit sums of four quads cannot overflow."""
+        read, used = (NR, 1) if kernel.layout == "taps16" else (4, 4)
+        rows = rng.integers(0, 256, (kernel.mr, steps, read), np.uint8)
+        return cls(kernel, rows, rng.integers(-16, 17, (steps, used, NR), np.int16))
 
     def check(self, seed: int) -> None:
         """WrongResult when the sums are not exact."""
+        self.tile[:] = 0
         self.call()
         _compare(self.kernel, self.tile, self.expected, seed)
+
+
+def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
+    """Weights [steps, 4 (taps: 1), NR] as csrc/pyq.h lays them out."""
+    steps = len(weights)
+    if layout == "taps16":
+        panel: NDArray[np.int16] = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1)
+    elif layout.startswith("pairs"):
+        panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2)
+    else:
+        panel = weights.transpose(0, 2, 1)
+    return np.ascontiguousarray(panel, np.int16 if layout.endswith("16") else np.int8).reshape(-1).view(np.uint8)
 
 
 def _c_tile(
@@ -130,7 +136,7 @@ def _c_tile(
     steps, panel = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer(weights)
 
     def call(owner: object = base) -> None:  # the addresses in `rows` do not keep `base` alive
-        function(target, rows, steps, panel, len(offsets))
+        function(target, rows, steps, panel, len(offsets), False)
 
     return call
 

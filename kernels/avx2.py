@@ -1,16 +1,19 @@
-"""AVX2 microkernels: each is one LLVM loop whose mr x 16 tile of int32 stays in registers.
+"""AVX2 microkernels: each is one LLVM function, whose mr x 16 tile of int32 stays in registers.
 
 What a turn of the loop costs for each row, and how many products it adds:
 
-    PAIRS16  1 step    2 vpbroadcastd, 4 vpmaddwd, 4 vpaddd                                            64
-    QUADS8   2 steps   2 vpbroadcastd, 4 vpmaddubsw, 2 vpaddw, 2 vpmaddwd, 2 vpaddd                   128
-    TAPS16   2 steps   2 loads, vpunpcklbw, vpunpckhbw, 2 vpmovzxbw, 2 vpmaddwd, 2 vpaddd              32
+    PAIRS16   1 step    2 vpbroadcastd, 4 vpmaddwd, 4 vpaddd                                             64
+    PAIRS8    1 step    the same; and for all rows 4 vpmovsxbw, which widen the weights                  64
+    QUADS8    1 step    1 vpbroadcastd, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd                               64
+    QUADS8P2  2 steps   2 vpbroadcastd, 4 vpmaddubsw, 2 vpaddw, 2 vpmaddwd, 2 vpaddd                    128
+    QUADS8P4  4 steps   4 vpbroadcastd, 8 vpmaddubsw, 6 vpaddw, 2 vpmaddwd, 2 vpaddd                    256
+    TAPS16    2 steps   2 loads, vpunpcklbw, vpunpckhbw, 2 vpmovzxbw, 2 vpmaddwd, 2 vpaddd               32
 
-and for each turn 4 loads of weights (TAPS16: 2). Zen 3 has two multiplies, two loads and four vector operations a
-cycle: with 4 rows PAIRS16 peaks at 32 products a cycle and QUADS8 at 43; float32 FMA at 16.
+Zen 3 has two multiplies, two loads and four vector operations a cycle: PAIRS16 and QUADS8 peak at 32 products a
+cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
 
-Exactness. PAIRS16, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. QUADS8: `vpmaddubsw`
-saturates at int16 and `vpaddw` wraps; the pack has proven for each lane of a group of two steps that
+Exactness. PAIRS16, PAIRS8, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
+`vpmaddubsw` saturates at int16 and `vpaddw` wraps; the pack has proven for each lane of the steps of a turn that
 amax * max(sum of its positive weights, sum of its |negative| ones) <= 32767. Sums in int32 wrap modulo 2^32.
 
 Bytes are regrouped by bitcasts between vector types: free, and right on a little-endian CPU only.
@@ -18,140 +21,203 @@ Bytes are regrouped by bitcasts between vector types: free, and right on a littl
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from string import Formatter
+from typing import Any, NamedTuple, TypeAlias
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyq.panels import NR
+from pyq.panels import LAYOUT_NAMES, NR, PAIRS8, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, STEP_BYTES, TAPS16, WORDS
+
+from .host import AVX2
+from .registry import MAX_MR, MICROKERNELS
+
+binding.initialize_native_asmparser()
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-I8X16, I8X32, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I8, 32), (I16, 16), (I32, 8)))
+I8X16, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I16, 16), (I32, 8)))
 
 Builder: TypeAlias = ir.IRBuilder
 Value: TypeAlias = Any  # an ir.Value; llvmlite has no types
-Sums: TypeAlias = list[list[Value]]  # for each row, what to add to the left and to the right half of its tile
-Emit: TypeAlias = Callable[[Builder, list[Value], list[Value], Value], Sums]  # offsets of the steps, rows, weights
 
 
-def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int = 0) -> Value:
-    """Value number `index` of a type, counted from a pointer, at any alignment."""
-    typed = builder.bitcast(pointer, kind.as_pointer())
-    return builder.load(builder.gep(typed, [I64(index)]), align=1)
+class Part(NamedTuple):
+    """Part of a turn of the loop: the weights, as numbers of vectors, kept in registers while `text` goes by all rows.
 
-
-def _call(builder: Builder, name: str, result: ir.Type, left: Value, right: Value) -> Value:
-    kind = ir.FunctionType(result, [left.type, right.type])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx2.{name}")
-    return builder.call(function, [left, right])
-
-
-def _pmaddwd(builder: Builder, left: Value, right: Value) -> Value:
-    return _call(builder, "pmadd.wd", I32X8, left, right)
-
-
-def _pmaddubsw(builder: Builder, unsigned: Value, signed: Value) -> Value:
-    return _call(builder, "pmadd.ub.sw", I16X16, unsigned, signed)
-
-
-def _shuffle(builder: Builder, left: Value, right: Value, lanes: list[int]) -> Value:
-    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
-
-
-def _broadcast32(builder: Builder, pointer: Value, kind: ir.Type, index: int = 0) -> Value:
-    """The 4 bytes number `index` from a pointer on, repeated (`vpbroadcastd`)."""
-    undefined = ir.Constant(I32X8, ir.Undefined)
-    single = builder.insert_element(undefined, _load(builder, pointer, I32, index), I32(0))
-    return builder.bitcast(_shuffle(builder, single, undefined, [0] * 8), kind)
-
-
-def _emit_pairs16(builder: Builder, offsets: list[Value], rows: list[Value], weights: Value) -> Sums:
-    """One step: elements (0, 1) and (2, 3) of the quad, in int16 already, times the weights paired alike."""
-    panel = [_load(builder, weights, I16X16, i) for i in range(4)]
-    sums = []
-    for row in rows:
-        quad = builder.gep(row, [offsets[0]])
-        first, second = (_broadcast32(builder, quad, I16X16, i) for i in (0, 1))
-        sums.append(
-            [
-                builder.add(_pmaddwd(builder, first, panel[half]), _pmaddwd(builder, second, panel[2 + half]))
-                for half in (0, 1)
-            ]
-        )
-    return sums
-
-
-def _emit_quads8(builder: Builder, offsets: list[Value], rows: list[Value], weights: Value) -> Sums:
-    """A group of two steps: its sums in int16 are proven to fit, and are widened once."""
-    panel = [_load(builder, weights, I8X32, i) for i in range(4)]
-    ones = ir.Constant(I16X16, [1] * 16)
-    sums = []
-    for row in rows:
-        first, second = (_broadcast32(builder, builder.gep(row, [offset]), I8X32) for offset in offsets)
-        group = [
-            builder.add(_pmaddubsw(builder, first, panel[half]), _pmaddubsw(builder, second, panel[2 + half]))
-            for half in (0, 1)
-        ]
-        sums.append([_pmaddwd(builder, sum16, ones) for sum16 in group])
-    return sums
-
-
-def _emit_taps16(builder: Builder, offsets: list[Value], rows: list[Value], weights: Value) -> Sums:
-    """Two taps of 16 channels: the two bytes of each channel side by side, as a pair of int16."""
-    panel = [_load(builder, weights, I16X16, i) for i in range(2)]
-    halves = [[lane for c in range(start, start + 8) for lane in (c, 16 + c)] for start in (0, 8)]
-    sums = []
-    for row in rows:
-        first, second = (_load(builder, builder.gep(row, [offset]), I8X16) for offset in offsets)
-        pairs = [builder.zext(_shuffle(builder, first, second, lanes), I16X16) for lanes in halves]
-        sums.append([_pmaddwd(builder, *factors) for factors in zip(pairs, panel, strict=True)])
-    return sums
-
-
-def _microkernel(emit: Emit, steps: int, weight_bytes: int) -> Any:
-    """The intrinsic `kernel(mr, base, rows, first, offsets, weights, acc)`: `emit` over all steps of a panel.
-
-    mr is a literal: rows[first : first + mr] give acc[first : first + mr]; base is data or words, the rest as in
-    `tile.tiles`. A turn of the loop takes `steps` steps and `weight_bytes` bytes of weights.
+    text adds the products of one row to `left` and `right`. It knows `row`, `offset0` ... (of each step), `weights`
+    (of the turn), `w0` ... (those kept) and `ones`; what else it names is a temporary.
     """
 
-    @intrinsic(prefer_literal=True)
-    def kernel(
-        typing: Any, mr: Any, base: Any, rows: Any, first: Any, offsets: Any, weights: Any, acc: Any
-    ) -> tuple[Any, Any]:
-        def codegen(context: Any, builder: Builder, signature: Any, arguments: list[Value]) -> Value:
-            base, rows, offsets, weights, acc = (
-                context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 2, 4, 5, 6)
-            )
-            first = arguments[3]
-            starts = [builder.gep(rows.data, [builder.add(first, I64(r))]) for r in range(mr.literal_value)]
-            row_pointers = [builder.gep(base.data, [builder.load(start)]) for start in starts]
-            zero = ir.Constant(I32X8, [0] * 8)
-            tile = [[cgutils.alloca_once(builder, I32X8) for _ in (0, 1)] for _ in row_pointers]
-            for half in (half for row in tile for half in row):
-                builder.store(zero, half)
-            with cgutils.for_range(builder, builder.udiv(offsets.nitems, I64(steps))) as turn:
-                step = builder.mul(turn.index, I64(steps))
-                pointers = [builder.gep(offsets.data, [builder.add(step, I64(i))]) for i in range(steps)]
-                now = [builder.sext(builder.load(pointer), I64) for pointer in pointers]
-                panel = builder.gep(weights.data, [builder.mul(turn.index, I64(weight_bytes))])
-                for row, sums in zip(tile, emit(builder, now, row_pointers, panel), strict=True):
-                    for half, sum32 in zip(row, sums, strict=True):
-                        builder.store(builder.add(builder.load(half), sum32), half)
-            target = builder.gep(acc.data, [builder.mul(first, I64(NR))])
-            vectors = builder.bitcast(target, I32X8.as_pointer())
-            for i, half in enumerate(half for row in tile for half in row):
-                builder.store(builder.load(half), builder.gep(vectors, [I64(i)]), align=4)
-            return context.get_dummy_value()
-
-        return types.void(mr, base, rows, first, offsets, weights, acc), codegen
-
-    return kernel
+    kept: tuple[int, ...]
+    text: str
 
 
-pairs16 = _microkernel(_emit_pairs16, steps=1, weight_bytes=128)
-quads8 = _microkernel(_emit_quads8, steps=2, weight_bytes=128)
-taps16 = _microkernel(_emit_taps16, steps=2, weight_bytes=64)
+def _pair(number: int) -> str:
+    """Half a quad: two int16 elements."""
+    return f"""
+        vpbroadcastd {4 * number}({{row}},{{offset0}},2), {{pair}}
+        vpmaddwd {{w{2 * number}}}, {{pair}}, {{product}}
+        vpaddd {{product}}, {{left}}, {{left}}
+        vpmaddwd {{w{2 * number + 1}}}, {{pair}}, {{pair}}
+        vpaddd {{pair}}, {{right}}, {{right}}"""
+
+
+def _quads(count: int) -> Part:
+    """Quads that share a 16-bit sum. Beside eight accumulators there is room for three vectors of weights."""
+    kept = tuple(range(min(2 * count, 3)))
+    weights = [f"{{w{i}}}" if i in kept else f"{32 * i}({{weights}})" for i in range(2 * count)]
+    text = f"""
+        vpbroadcastd ({{row}},{{offset0}}), {{quad}}
+        vpmaddubsw {weights[0]}, {{quad}}, {{sum0}}
+        vpmaddubsw {weights[1]}, {{quad}}, {{sum1}}"""
+    for i in range(1, count):
+        text += f"""
+        vpbroadcastd ({{row}},{{offset{i}}}), {{quad}}
+        vpmaddubsw {weights[2 * i]}, {{quad}}, {{product}}
+        vpaddw {{product}}, {{sum0}}, {{sum0}}
+        vpmaddubsw {weights[2 * i + 1]}, {{quad}}, {{quad}}
+        vpaddw {{quad}}, {{sum1}}, {{sum1}}"""
+    return Part(
+        kept,
+        text
+        + """
+        vpmaddwd {ones}, {sum0}, {sum0}
+        vpaddd {sum0}, {left}, {left}
+        vpmaddwd {ones}, {sum1}, {sum1}
+        vpaddd {sum1}, {right}, {right}""",
+    )
+
+
+TAPS = Part(
+    (0, 1),
+    """
+        vmovdqu ({row},{offset0}), {tap:x}
+        vpunpcklbw ({row},{offset1}), {tap:x}, {pairs:x}
+        vpmovzxbw {pairs:x}, {pairs}
+        vpmaddwd {w0}, {pairs}, {pairs}
+        vpaddd {pairs}, {left}, {left}
+        vpunpckhbw ({row},{offset1}), {tap:x}, {tap:x}
+        vpmovzxbw {tap:x}, {tap}
+        vpmaddwd {w1}, {tap}, {tap}
+        vpaddd {tap}, {right}, {right}""",
+)
+
+PAIRS = [Part((0, 1), _pair(0)), Part((2, 3), _pair(1))]
+TURNS = {
+    PAIRS16: (1, PAIRS),
+    PAIRS8: (1, PAIRS),
+    QUADS8: (1, [_quads(1)]),
+    QUADS8P2: (2, [_quads(2)]),
+    QUADS8P4: (4, [_quads(4)]),
+    TAPS16: (2, [TAPS]),
+}
+"""Of each layout: steps of a turn of the loop, and its parts."""
+
+
+class _Operand(int):
+    """Number of an operand of inline assembly; `{name:x}` is the lower half of a vector."""
+
+    def __format__(self, modifier: str) -> str:
+        return f"${{{int(self)}:{modifier}}}" if modifier else f"${int(self)}"
+
+
+def _assemble(builder: Builder, text: str, sums: list[Value], inputs: dict[str, Value]) -> list[Value]:
+    """`left` and `right`, given as sums, after the instructions of a `Part`."""
+    names = {name for _, name, _, _ in Formatter().parse(text) if name}
+    used = [name for name in inputs if name in names]
+    outputs = ["left", "right", *sorted(names - {"left", "right", *used})]
+    numbers = {name: _Operand(i) for i, name in enumerate([*outputs, "left before", "right before", *used])}
+    arguments = [*sums, *(inputs[name] for name in used)]
+    places = ["x" if value.type == I32X8 else "r" for value in arguments[2:]]
+    constraints = ",".join(["=&x"] * len(outputs) + ["0", "1", *places, "~{memory}"])
+    kind = ir.FunctionType(ir.LiteralStructType([I32X8] * len(outputs)), [value.type for value in arguments])
+    assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
+    results = builder.call(assembly, arguments)
+    return [builder.extract_value(results, i) for i in (0, 1)]
+
+
+def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
+    """Vector number `index`, counted from a pointer, at any alignment."""
+    vectors = builder.bitcast(pointer, kind.as_pointer())
+    return builder.load(builder.gep(vectors, [I64(index)]), align=1)
+
+
+def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> Value:
+    if layout == PAIRS8:
+        return builder.bitcast(builder.sext(_load(builder, weights, I8X16, index), I16X16), I32X8)
+    return _load(builder, weights, I32X8, index)
+
+
+def _emit_turn(
+    builder: Builder, layout: int, rows: list[Value], tile: list[list[Value]], inputs: dict[str, Value]
+) -> None:
+    """Add the products of a turn to the tile."""
+    _steps, parts = TURNS[layout]
+    for part in parts:
+        kept = {f"w{i}": _load_weights(builder, layout, inputs["weights"], i) for i in part.kept}
+        for row, halves in zip(rows, tile, strict=True):
+            before = [builder.load(half) for half in halves]
+            after = _assemble(builder, part.text, before, {"row": row, **inputs, **kept})
+            for half, value in zip(halves, after, strict=True):
+                builder.store(value, half)
+
+
+def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
+    """The function (base, rows, offsets, steps, weights, acc): add the sums of `steps` steps to mr rows of acc.
+
+    A function of its own, because LLVM shares out registers for a whole one.
+    """
+    steps, _parts = TURNS[layout]
+    element = I16 if layout in WORDS else I8
+    arguments = [element.as_pointer(), I64.as_pointer(), I32.as_pointer(), I64, I8.as_pointer(), I32.as_pointer()]
+    kind = ir.FunctionType(ir.VoidType(), arguments)
+    function = ir.Function(module, kind, f"pyq_numba_avx2_{LAYOUT_NAMES[layout]}_{mr}x{NR}")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    base, starts, offsets, total, weights, acc = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(mr)]
+    targets = [builder.gep(acc, [I64(8 * i)]) for i in range(2 * mr)]
+    halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
+    tile = [halves[2 * r : 2 * r + 2] for r in range(mr)]
+    ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
+    with cgutils.for_range(builder, builder.udiv(total, I64(steps))) as turn:
+        step = builder.mul(turn.index, I64(steps))
+        pointers = [builder.gep(offsets, [builder.add(step, I64(i))]) for i in range(steps)]
+        inputs = {f"offset{i}": builder.sext(builder.load(pointer), I64) for i, pointer in enumerate(pointers)}
+        inputs["weights"] = builder.gep(weights, [builder.mul(step, I64(STEP_BYTES[layout]))])
+        inputs["ones"] = ones
+        _emit_turn(builder, layout, rows, tile, inputs)
+    for half, target in zip(halves, targets, strict=True):
+        builder.store(builder.load(half), builder.bitcast(target, I32X8.as_pointer()), align=4)
+    builder.ret_void()
+    return function
+
+
+@intrinsic
+def run(
+    typing: Any, layout: Any, mr: Any, data: Any, words: Any, rows: Any, offsets: Any, weights: Any, acc: Any
+) -> tuple[Any, Any]:
+    """Call the microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
+
+    def codegen(context: Any, builder: Builder, signature: Any, arguments: list[Value]) -> Value:
+        layout, mr = arguments[:2]
+        data, words, rows, offsets, weights, acc = (
+            context.make_array(kind)(context, builder, argument)
+            for kind, argument in zip(signature.args[2:], arguments[2:], strict=True)
+        )
+        end = builder.append_basic_block()
+        choice = builder.switch(builder.add(builder.mul(layout, I64(MAX_MR + 1)), mr), end)
+        for _, number, height in (row for row in MICROKERNELS if row[0] == AVX2):
+            with builder.goto_block(builder.append_basic_block()):
+                choice.add_case(I64(number * (MAX_MR + 1) + height), builder.block)
+                base = words.data if number in WORDS else data.data
+                function = _microkernel(builder.module, number, height)
+                builder.call(function, [base, rows.data, offsets.data, offsets.nitems, weights.data, acc.data])
+                builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(layout, mr, data, words, rows, offsets, weights, acc), codegen

@@ -11,10 +11,12 @@ from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
 from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
 from pyq.packing import PackedWeight
+from pyq.panels import NR
 from pyq.qparams import QParams
 
 from . import elementwise, gemm
-from .epilogue import FLOAT32, INT32, QUANTIZED, finish_rows
+from . import epilogue as epilogue_kernels
+from .epilogue import FLOAT32, INT32, QUANTIZED
 from .host import default_isa
 from .rows import Rows, image_rows, matrix_rows
 
@@ -39,12 +41,12 @@ class NumbaBackend(KernelBackend):
         self.isa = default_isa()
 
     def prepare(self, epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> tuple[Any, ...]:
-        """Arguments of `epilogue.ARGUMENTS`, but for the output: what is absent becomes neutral or empty."""
+        """Arguments of `epilogue.EPILOGUE`: what is absent becomes neutral or empty."""
         return (
             KINDS[epilogue.dtype],
             np.zeros(columns, np.int32) if lowered.bias is None else lowered.bias,
             np.ones(columns, np.float32) if lowered.multiplier is None else lowered.multiplier,
-            np.empty(0, np.float32) if lowered.offset is None else lowered.offset,
+            np.full(columns, -0.0, np.float32) if lowered.offset is None else lowered.offset,  # x + -0.0 is x
             epilogue.zero_point,
             float(lowered.low),
             float(lowered.high),
@@ -82,12 +84,12 @@ class NumbaBackend(KernelBackend):
         out: NDArray[Any],
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
-        flat = out.reshape(-1).view(np.uint8)
-        gemm.gemm(self.isa, rows.data, rows.words, rows.size, rows.strides, offsets, w.segments, w.data, *finish, flat)
+        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
+        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, finish, out.reshape(-1).view(np.uint8))
 
     def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
-        """The epilogue of `epilogue.finish_rows`."""
-        finish_rows(acc, 0, 0, acc.shape[1], *prepared, out.reshape(-1).view(np.uint8))
+        """The epilogue of `epilogue.finish`."""
+        epilogue_kernels.finish(acc, prepared, out.reshape(-1).view(np.uint8))
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """See `elementwise.lookup`."""

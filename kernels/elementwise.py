@@ -96,7 +96,8 @@ _OPERAND = (array(types.uint8), array(types.int64), types.int64, *_AFFINE)
         types.float64,
         types.float64,
         types.Array(types.uint8, 2, "C"),
-    )
+    ),
+    allocates=True,
 )
 def binary(
     op: int,

@@ -1,7 +1,8 @@
 """The loop nest of matrix product, convolution and depthwise convolution: only numbers and panels differ.
 
-Output row m = (n, h, w) reads the activations from n * stride_n + h * stride_h + w * stride_w on, and each step of a
-panel adds its offset: no im2col. What a block of rows reads stays in the L2 cache while all panels pass by.
+Output row m = (n, d, h, w) reads the activations from the sum of these times their strides on, and each step of a
+segment adds its offset: no im2col. What a block of rows reads stays in the L2 cache while all panels pass by; the sums
+of a group of rows stay in the L1 cache until its epilogue.
 """
 
 from __future__ import annotations
@@ -9,27 +10,41 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from pyq.panels import NR, PANEL_DTYPE
+from pyq.panels import SEGMENT_DTYPE
 
-from .epilogue import ARGUMENTS, finish_rows
-from .host import Bytes, Floats, Int16s, Int32s, Int64s, array, jit
+from .epilogue import EPILOGUE, OUT, Epilogue, finish_columns
+from .host import Bytes, Int16s, Int32s, Int64s, array, jit
 from .tile import tiles
 
-ROWS = 192
-"""Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words; and 12 KiB of sums."""
+BLOCK = 192
+"""Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words. A multiple of GROUP, so that only the last block
+has tails."""
+GROUP = 12
+"""Rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6."""
+
+Four = tuple[int, int, int, int]
 
 
 @jit()
-def _row_starts(rows: Int64s, begin: int, height: int, width: int, stride_n: int, stride_h: int, stride_w: int) -> None:
+def _row_starts(rows: Int64s, begin: int, size: Four, strides: Four) -> None:
     """Positions in the activations of the output rows from `begin` on."""
     for r in range(len(rows)):
-        line, w = divmod(begin + r, width)
-        n, h = divmod(line, height)
-        rows[r] = n * stride_n + h * stride_h + w * stride_w
+        line, w = divmod(begin + r, size[3])
+        plane, h = divmod(line, size[2])
+        n, d = divmod(plane, size[1])
+        rows[r] = n * strides[0] + d * strides[1] + h * strides[2] + w * strides[3]
+
+
+@jit()
+def _panel_end(segments: NDArray[Any], first: int) -> int:
+    """Where the segments of the panel that begins at `first` end."""
+    end = first + 1
+    while end < len(segments) and segments[end].column == segments[first].column:
+        end += 1
+    return end
 
 
 @jit(
@@ -37,62 +52,50 @@ def _row_starts(rows: Int64s, begin: int, height: int, width: int, stride_n: int
         types.int64,
         array(types.uint8),
         array(types.int16),
-        *(types.int64,) * 6,
+        types.UniTuple(types.int64, 4),
+        types.UniTuple(types.int64, 4),
         array(types.int32),
-        array(numba.from_dtype(PANEL_DTYPE)),
+        array(numba.from_dtype(SEGMENT_DTYPE)),
         array(types.uint8),
-        *ARGUMENTS,
+        types.Array(types.int64, 1, "C"),
+        types.Array(types.int32, 2, "C"),
+        EPILOGUE,
+        OUT,
     )
 )
 def gemm(
     isa: int,
     data: Bytes,
     words: Int16s,
-    images: int,
-    height: int,
-    width: int,
-    stride_n: int,
-    stride_h: int,
-    stride_w: int,
+    size: Four,
+    strides: Four,
     offsets: Int32s,
-    panels: NDArray[Any],
+    segments: NDArray[Any],
     weights: Bytes,
-    kind: int,
-    bias: Int32s,
-    multiplier: Floats,
-    offset: Floats,
-    zero_point: int,
-    low: float,
-    high: float,
-    table: Bytes,
+    rows: Int64s,
+    acc: Int32s,
+    epilogue: Epilogue,
     out: Bytes,
 ) -> None:
-    """Fill out [images * height * width, N]: the sums of `tiles`, finished as told in `epilogue`.
+    """Fill out [images * depth * height * width, N]: the sums of `tiles`, finished as told in `epilogue`.
 
-    data uint8, words int16: the activations, as `tiles` wants them; offsets int32: those of all panels.
+    data uint8, words int16: the activations, as `tiles` wants them; size: images, depth, height and width of the
+    output, strides: the elements from one of each to the next; offsets int32: those of all segments.
     """
-    rows = np.empty(ROWS, np.int64)
-    acc = np.empty((ROWS, NR), np.int32)
-    total = images * height * width
-    for begin in range(0, total, ROWS):
-        count = min(ROWS, total - begin)
-        _row_starts(rows[:count], begin, height, width, stride_n, stride_h, stride_w)
-        for panel in panels:
-            group_data, group_words = data[panel.row_offset :], words[panel.row_offset :]
-            steps = offsets[panel.order : panel.order + panel.steps]
-            tiles(isa, panel.layout, group_data, group_words, rows[:count], steps, weights[panel.data :], acc)
-            finish_rows(
-                acc[:count],
-                begin,
-                panel.column,
-                panel.columns,
-                kind,
-                bias,
-                multiplier,
-                offset,
-                zero_point,
-                low,
-                high,
-                table,
-                out,
-            )
+    total = size[0] * size[1] * size[2] * size[3]
+    for block in range(0, total, BLOCK):
+        count = min(BLOCK, total - block)
+        _row_starts(rows[:count], block, size, strides)
+        first = 0
+        while first < len(segments):
+            end = _panel_end(segments, first)
+            panel = segments[first]
+            for i in range(0, count, GROUP):
+                group = rows[i : min(i + GROUP, count)]
+                acc[:] = 0
+                for segment in segments[first:end]:
+                    order, base = segment.order, segment.row_offset
+                    steps = offsets[order : order + segment.steps]
+                    tiles(isa, segment.layout, data[base:], words[base:], group, steps, weights[segment.data :], acc)
+                finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, epilogue, out)
+            first = end

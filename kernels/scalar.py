@@ -7,17 +7,19 @@ many they are: it would unroll a loop of 16 instead. About a tenth as fast as th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.panels import NR, PAIRS16, QUADS8
+from pyq.panels import NR, PAIRS8, PAIRS16, TAPS16
 
 from .host import Bytes, Int16s, Int32s, Int64s, jit
 
 
 @jit()
-def _pairs16(words: Int16s, row: int, offsets: Int32s, weights: Int16s, sums: Int32s) -> None:
-    """int16[steps][2][16][2]: elements 0, 1 of the quad meet [0], elements 2, 3 meet [1]."""
+def _pairs(words: Int16s, row: int, offsets: Int32s, weights: NDArray[Any], sums: Int32s) -> None:
+    """int16 or int8 [steps][2][16][2]: elements 0, 1 of the quad meet [0], elements 2, 3 meet [1]."""
     for s in range(len(offsets)):
         quad = words[row + offsets[s] :]
         x0, x1, x2, x3 = np.int32(quad[0]), np.int32(quad[1]), np.int32(quad[2]), np.int32(quad[3])
@@ -28,7 +30,7 @@ def _pairs16(words: Int16s, row: int, offsets: Int32s, weights: Int16s, sums: In
 
 
 @jit()
-def _quads8(data: Bytes, row: int, offsets: Int32s, weights: NDArray[np.int8], sums: Int32s) -> None:
+def _quads(data: Bytes, row: int, offsets: Int32s, weights: NDArray[np.int8], sums: Int32s) -> None:
     """int8[steps][16][4]; sums in int32 need no certificate."""
     for s in range(len(offsets)):
         quad = data[row + offsets[s] :]
@@ -39,7 +41,7 @@ def _quads8(data: Bytes, row: int, offsets: Int32s, weights: NDArray[np.int8], s
 
 
 @jit()
-def _taps16(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32s) -> None:
+def _taps(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32s) -> None:
     """int16[steps / 2][16][2]: a tap is 16 consecutive bytes, one a channel."""
     for s in range(0, len(offsets), 2):
         first, second = data[row + offsets[s] :], data[row + offsets[s + 1] :]
@@ -49,14 +51,17 @@ def _taps16(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32
 
 
 @jit()
-def tiles(layout: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s) -> None:
-    """See `tile.tiles`."""
-    for r in range(len(rows)):
-        sums = acc[r]
-        sums[:] = 0
+def run(
+    layout: int, mr: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s
+) -> None:
+    """The microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
+    for r in range(mr):
+        row, sums = rows[r], acc[r]
         if layout == PAIRS16:
-            _pairs16(words, rows[r], offsets, weights.view(np.int16), sums)
-        elif layout == QUADS8:
-            _quads8(data, rows[r], offsets, weights.view(np.int8), sums)
+            _pairs(words, row, offsets, weights.view(np.int16), sums)
+        elif layout == PAIRS8:
+            _pairs(words, row, offsets, weights.view(np.int8), sums)
+        elif layout == TAPS16:
+            _taps(data, row, offsets, weights.view(np.int16), sums)
         else:
-            _taps16(data, rows[r], offsets, weights.view(np.int16), sums)
+            _quads(data, row, offsets, weights.view(np.int8), sums)

@@ -15,7 +15,7 @@ from pyq.backends import ISA_NAMES, ConvGeometry, Epilogue
 from pyq.kernels.backend import NumbaBackend
 from pyq.kernels.host import available_isas
 from pyq.packing import PackedWeight, pack
-from pyq.panels import PAIRS16, QUADS8
+from pyq.panels import PAIRS8, PAIRS16, QUADS8, QUADS8P2, QUADS8P4
 from pyq.qparams import QParams
 from pyq.reference import ReferenceBackend
 from pyq.tensor import QTensor
@@ -85,16 +85,41 @@ def test_matmul_sizes(numba: NumbaBackend, shape: tuple[int, int, int]) -> None:
     assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
 
 
-@pytest.mark.parametrize("amax", [127, 255])
-@pytest.mark.parametrize("largest", [20, 127])
-def test_corners_of_both_layouts(numba: NumbaBackend, amax: int, largest: int) -> None:
+LARGEST = {PAIRS8: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 16}
+"""Layouts, and the weights that packing puts into them where activations reach 255 and all are as large."""
+
+
+def corner_weights(rng: np.random.Generator, levels: np.ndarray) -> PackedWeight:
+    """Quads of four levels or their negatives each, in 40 columns."""
+    q = rng.choice([-1, 1], (4 * len(levels), 40)) * np.repeat(levels, 4)[:, None]
+    return pack(QTensor(q.astype(np.int8), np.float32(1), np.int32(0)))
+
+
+@pytest.mark.parametrize("m", [1, 5, 11, 12, 13, 200])
+@pytest.mark.parametrize("x", [0, 255, "random"])
+@pytest.mark.parametrize("layout", [*LARGEST, "all"])
+def test_corners_of_every_layout(numba: NumbaBackend, m: int, x: int | str, layout: int | str) -> None:
+    """Panels of one segment, and of four, at the corners of what the proof allows."""
     rng = np.random.default_rng(4)
-    q = rng.choice(np.array([-largest, largest], np.int8), (64, 40))
-    w = pack(QTensor(q, np.float32(1), np.int32(0)), amax=amax)
-    assert w.layouts == {QUADS8 if largest == 20 else PAIRS16}
-    for x in (0, amax):
-        case = np.full((9, 64), x, np.uint8), 0, w, Epilogue(np.dtype(np.int32))
-        assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
+    if layout == "all":
+        w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values()), (32, 16, 16, 16))))
+        assert w.segments["layout"].tolist() == 3 * [*LARGEST]
+    else:
+        w = corner_weights(rng, np.full(32, LARGEST[int(layout)]))
+        assert w.layouts == {layout}
+    shape = m, w.shape[0]
+    activations = random(rng, shape, "uint8") if x == "random" else np.full(shape, x, np.uint8)
+    case = activations, 7, w, Epilogue(np.dtype(np.int32))
+    assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
+
+
+@pytest.mark.parametrize("prove", [True, False])
+def test_folded_weights_that_need_16_bits(numba: NumbaBackend, prove: bool) -> None:
+    rng = np.random.default_rng(11)
+    w = pack(QTensor(random(rng, (52, 33), "int8"), np.float32(1), np.int8(100)), prove=prove)
+    assert w.layouts == {PAIRS16}
+    case = random(rng, (31, 52), "int8"), -4, w, Epilogue(np.dtype(np.int32))
+    assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
 
 
 @pytest.mark.parametrize("tx", BYTES)
@@ -123,6 +148,25 @@ def test_conv(
     shape = filters, channels // group, *kernel
     w = weights(rng, shape, "int8", axis=0, group=group, dilations=geometry.dilations)
     case = random(rng, (2, 11, 13, channels), tx), 5, w, geometry, epilogue(rng, tout, filters)
+    assert_same(numba.conv(*case), REFERENCE.conv(*case))
+
+
+@pytest.mark.parametrize("tx", BYTES)
+@pytest.mark.parametrize(
+    ("size", "kernel", "group", "geometry"),
+    [
+        ((9,), (3,), 1, ConvGeometry((2,), (1, 2), (2,))),
+        ((5, 6, 7), (3, 3, 3), 1, ConvGeometry((1, 1, 1), (1, 1, 1, 1, 1, 1), (1, 1, 1))),
+        ((7, 4, 9), (2, 1, 3), 2, ConvGeometry((2, 1, 2), (0, 1, 2, 1, 0, 0), (3, 1, 2))),
+        ((5, 6, 7), (3, 2, 2), 6, ConvGeometry((1, 2, 1), (1, 0, 1, 1, 0, 1), (1, 2, 1))),
+    ],
+)
+def test_conv_of_one_and_three_dimensions(
+    numba: NumbaBackend, size: tuple[int, ...], kernel: tuple[int, ...], group: int, geometry: ConvGeometry, tx: str
+) -> None:
+    rng = np.random.default_rng(len(size))
+    w = weights(rng, (18, 6 // group, *kernel), "int8", axis=0, group=group, dilations=geometry.dilations)
+    case = random(rng, (2, *size, 6), tx), 5, w, geometry, epilogue(rng, "uint8", 18)
     assert_same(numba.conv(*case), REFERENCE.conv(*case))
 
 

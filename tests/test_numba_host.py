@@ -27,8 +27,9 @@ def test_a_target_without_avx2_gets_plain_loops() -> None:
     """An intrinsic that the target lacks would abort the process."""
     code = (
         "import numpy as np; from pyq.kernels import host, tile; "
+        "from pyq.panels import TAPS16; "
         "acc = np.zeros((1, 16), np.int32); "
-        "tile.tiles(host.AVX2, 2, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
+        "tile.tiles(host.AVX2, TAPS16, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
         "np.array([0, 16], np.int32), np.full(32, 5, np.int16).view(np.uint8), acc); "
         "print(host.available_isas(), host.default_isa(), set(acc.ravel().tolist()))"
     )
@@ -57,7 +58,7 @@ def test_one_compilation_each_for_writable_and_read_only_arrays() -> None:
     compiled = [
         tile.tiles,
         gemm.gemm,
-        epilogue.finish_rows,
+        epilogue.finish,
         elementwise.lookup,
         elementwise.quantize,
         elementwise.dequantize,
