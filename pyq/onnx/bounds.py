@@ -24,7 +24,7 @@ def proven_amax(low: int, high: int, dtype: np.dtype[Any]) -> int:
     """
     if dtype == np.uint8:
         return max(high, 1)
-    return max(1, -2 * low - 1, 2 * high + 1)  # int8 is shifted by (amax + 1) // 2: as far below 0 as above
+    return max(1, -2 * low - 1, 2 * high)  # int8 is shifted by (amax + 1) // 2
 
 
 def bound_products(graph: Graph, domain: str, data_movement: frozenset[str]) -> None:
