@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from qdq_graph import Builder, check, hardswish
 
 from pyq.onnx.bounds import proven_amax
-from qdq_graph import Builder, check, hardswish
 
 SCALE = 2**-5
 
@@ -66,7 +66,9 @@ def test_a_product_is_packed_for_what_can_reach_it(
 
 
 def _operators(between: Callable[[Builder, str], str]) -> dict[str, int]:
-    more = {pooled: {"int8.MaxPool": 1}, joined: {"int8.Concat": 1, "int8.Conv": 3}}.get(between, {})
+    more = {pooled: {"int8.MaxPool": 1}, joined: {"int8.Concat": 1, "int8.Conv": 3, "QuantizeLinear": 2}}.get(
+        between, {}
+    )
     return {"QuantizeLinear": 1, "int8.Conv": 2, **more}
 
 
