@@ -96,7 +96,7 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
         /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
         for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
         for (const pyq_segment *s = first; s < end; s++) {
-            const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8;
+            const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
             run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first);
         }
         if (first->columns == PYQ_NR)

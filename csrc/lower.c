@@ -123,7 +123,7 @@ static uint8_t *reserve(size_t size) {
 
 static void needs(const pyq_weights *w, int *bytes, int *words) {
     for (int64_t i = 0; i < w->segment_count; i++)
-        if (w->segments[i].layout <= PYQ_PAIRS8)
+        if (w->segments[i].layout <= PYQ_PAIRS8W)
             *words = 1;
         else
             *bytes = 1;

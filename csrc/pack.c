@@ -3,14 +3,13 @@
  * vpmaddubsw adds two u8 * s8 products in int16 and saturates. With activations up to amax a lane is exact whatever
  * the activations are if amax * (sum of its positive weights) <= 32767 and amax * (sum of |its negative weights|) <=
  * 32767. Weights are constants, so this is decided here, once:
- *   1. a quad with a lane that breaks the bound by itself is widened (PAIRS8), or split in two with the same offset
- *      whose weights add up to it, where only the excess of the lanes that break it moves;
+ *   1. a quad with a lane that breaks the bound by itself is widened to 32 bits at once (PAIRS8);
  *   2. the other quads are bin-packed, heaviest first, into pairs whose lanes keep the bound together (QUADS8P2), and
  *      pairs into fours (QUADS8P4); who finds no mate stays alone (QUADS8).
- * A panel is then up to four segments, one for each layout. What is cheapest is chosen by the cost of a step, measured.
- * Splitting makes more steps, but if no panel widens, the activations need not be widened either: so the whole matrix
- * is packed both ways where that might pay. A panel whose folded weights do not fit int8 is PAIRS16. The order of quads
- * costs nothing: each has its offset.
+ * A panel is then up to four segments, one for each layout. Where nearly all quads widen, a panel that widens all is
+ * cheaper (PAIRS8W): its activations are widened beforehand, once for all such panels. What is cheapest is told by the
+ * measured cost of a step. A panel whose folded weights do not fit int8 is PAIRS16. The order of quads costs nothing:
+ * each has its offset.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -28,9 +27,9 @@ enum {
 };
 
 /* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
- * beside its steps, for its accumulators; and the widening of a quad of activations, shared by all panels. */
-static const float STEP[PYQ_LAYOUTS] = {
-    [PYQ_PAIRS16] = 0.82f, [PYQ_PAIRS8] = 0.84f, [PYQ_QUADS8] = 0.67f, [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
+ * beside its steps, for its accumulators; and the widening of a quad of activations. */
+static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_PAIRS8] = 0.94f,
+                                        [PYQ_QUADS8] = 0.67f,   [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
 static const float SEGMENT = 1.5f, WIDEN = 0.2f;
 
 /* A quad, or the first one of a group. */
@@ -49,7 +48,6 @@ typedef struct {
 /* What becomes of the quads of a panel, by layout. */
 typedef struct {
     list of[PYQ_LAYOUTS];
-    int32_t splits;
     float cost;
 } plan;
 
@@ -67,28 +65,6 @@ static void measure(item *it) {
         it->load[LANES + lane] = (int16_t)((a < 0 ? -a : 0) + (b < 0 ? -b : 0));
     }
     find_heaviest(it);
-}
-
-/* Move what lane i of `from` has above the bound to `to`. Two weights of one sign, each at most 128: it fits there. */
-static void move_excess(item *from, item *to, int i, int bound) {
-    int sign = i < LANES ? 1 : -1, excess = from->load[i] - bound;
-    int8_t *w = from->w + 2 * (i % LANES), *moved = to->w + 2 * (i % LANES);
-    for (int k = 0; k < 2 && excess > 0; k++) {
-        int part = sign * w[k] < excess ? sign * w[k] : excess;
-        if (part <= 0) continue;
-        w[k] = (int8_t)(w[k] - sign * part);
-        moved[k] = (int8_t)(moved[k] + sign * part);
-        excess -= part;
-    }
-}
-
-static void split(item *it, item *rest, int bound) {
-    memset(rest, 0, sizeof *rest);
-    rest->quad = it->quad;
-    for (int i = 0; i < 2 * LANES; i++)
-        if (it->load[i] > bound) move_excess(it, rest, i, bound);
-    measure(it);
-    measure(rest);
 }
 
 static int fits(const item *a, const item *b, int16_t bound) {
@@ -186,43 +162,33 @@ static int load_items(item *items, const int16_t *w, int64_t quads, int64_t colu
 /* A list that continues another one, and its end. */
 static list rest_of(const list *l) { return (list){l->items + l->count, 0}; }
 
-/* Share out the items of quads [first, last) that keep the bound. The parts of split quads come from `spare`. */
-static item *share_out(plan *p, item *items, int64_t first, int64_t last, item *spare, int bound, int widen) {
+/* Share out the items of quads [first, last). */
+static void share_out(plan *p, item *items, int64_t first, int64_t last, int bound) {
     list *wide = &p->of[PYQ_PAIRS8];
     list alone = rest_of(&p->of[PYQ_QUADS8]), pairs = rest_of(&p->of[PYQ_QUADS8P2]), fours = rest_of(&p->of[PYQ_QUADS8P4]);
     for (item *it = items + first; it < items + last; it++) {
-        if (it->heaviest > bound && widen) {
-            wide->items[wide->count++] = it;
-            continue;
-        }
-        if (it->heaviest > bound) {
-            split(it, spare, bound);
-            alone.items[alone.count++] = spare++;
-            p->splits++;
-        }
-        alone.items[alone.count++] = it;
+        list *to = it->heaviest > bound ? wide : &alone;
+        to->items[to->count++] = it;
     }
     pair_up(&alone, &pairs, bound);
     pair_up(&pairs, &fours, bound);
     p->of[PYQ_QUADS8].count += alone.count;
     p->of[PYQ_QUADS8P2].count += pairs.count;
     p->of[PYQ_QUADS8P4].count += fours.count;
-    return spare;
 }
 
-/* There is room for twice as many items as quads. Groups are made of quads that are NEAR each other, so that what a
- * tile reads of its rows for one group after another lies in the first-level cache: 12 rows of 1 KiB. */
-static void make_plan(plan *p, item *items, int64_t quads, int bound, int widen) {
-    item *spare = items + quads;
+/* Groups are made of quads that are NEAR each other, so that what a tile reads of its rows for one group after another
+ * lies in the first-level cache: 12 rows of 1 KiB. */
+static void make_plan(plan *p, item *items, int64_t quads, int bound) {
     for (int64_t first = 0; first < quads; first += NEAR)
-        spare = share_out(p, items, first, first + NEAR < quads ? first + NEAR : quads, spare, bound, widen);
+        share_out(p, items, first, first + NEAR < quads ? first + NEAR : quads, bound);
     drop_small_segments(p);
     set_cost(p);
-    if (widen && segment_cost(PYQ_PAIRS8, quads, 1) < p->cost) {
-        for (int layout = PYQ_PAIRS8; layout <= PYQ_QUADS8P4; layout++) p->of[layout].count = 0;
-        for (int64_t q = 0; q < quads; q++) p->of[PYQ_PAIRS8].items[p->of[PYQ_PAIRS8].count++] = &items[q];
-        set_cost(p);
-    }
+}
+
+static void widen_all(plan *p, item *items, int64_t quads) {
+    for (int64_t q = 0; q < quads; q++) p->of[PYQ_PAIRS8W].items[p->of[PYQ_PAIRS8W].count++] = &items[q];
+    p->cost = segment_cost(PYQ_PAIRS8W, quads, 1);
 }
 
 ALWAYS_INLINE void interleave_n(const int16_t *restrict a, const int16_t *restrict b, int16_t *restrict out,
@@ -269,7 +235,7 @@ static int32_t store_groups(const list *groups, int layout, int32_t *order, uint
             order[steps] = it ? it->quad : groups->items[i]->quad;
             if (!it)
                 memset(to, 0, QUAD);
-            else if (layout == PYQ_PAIRS8)
+            else if (layout <= PYQ_PAIRS8)
                 store_pair8(it->w, to);
             else
                 memcpy(to, it->w, QUAD);
@@ -282,14 +248,13 @@ static int32_t store_groups(const list *groups, int layout, int32_t *order, uint
 static int64_t store_plan(const plan *p, pyq_segment *s, int32_t *order, uint8_t *data) {
     const pyq_segment first = *s;
     int64_t count = 0, used = 0, entries = 0;
-    for (int layout = PYQ_PAIRS8; layout <= PYQ_QUADS8P4; layout++) {
+    for (int layout = PYQ_PAIRS8W; layout <= PYQ_QUADS8P4; layout++) {
         if (!p->of[layout].count) continue;
         s[count] = first;
         s[count].layout = layout;
         s[count].data = used;
-        s[count].order = entries;
+        s[count].order = (int32_t)entries;
         s[count].steps = store_groups(&p->of[layout], layout, order + entries, data + used);
-        s[count].splits = count ? 0 : p->splits;
         used += (int64_t)s[count].steps * QUAD;
         entries += s[count].steps;
         count++;
@@ -301,7 +266,8 @@ static int64_t store_plan(const plan *p, pyq_segment *s, int32_t *order, uint8_t
 typedef struct {
     const int16_t *w;
     int64_t quads, columns;
-    int bound, widen;
+    int bound;
+    float most;            /* a panel that costs more is widened */
     pyq_segment *segments; /* MAX_SEGMENTS for a panel; their data and order count from the panel's own room */
     int32_t *order;
     uint8_t *data;
@@ -310,52 +276,59 @@ typedef struct {
     float *costs;
 } job;
 
-static void pack_panel(void *context, int64_t panel) {
-    const job *j = context;
-    const size_t most = (size_t)(2 * j->quads);
+static void store_panel(const job *j, int64_t panel, const plan *p, item *items) {
     pyq_segment *s = j->segments + panel * MAX_SEGMENTS;
     const int64_t column = panel * PYQ_NR, left = j->columns - column;
     *s = (pyq_segment){.column = (int32_t)column, .columns = (int32_t)(left < PYQ_NR ? left : PYQ_NR)};
     int32_t *order = j->order + panel * j->order_room;
     uint8_t *data = j->data + panel * j->data_room;
-    item *items = malloc(most * sizeof *items), **lists = malloc(4 * most * sizeof *lists);
-    plan p = {0};
-    for (int i = 0; lists && i < 4; i++) p.of[PYQ_PAIRS8 + i].items = lists + (size_t)i * most;
-    if (items && lists && load_items(items, j->w, j->quads, j->columns, column, s->columns)) {
-        make_plan(&p, items, j->quads, j->bound, j->widen);
-        j->counts[panel] = (int32_t)store_plan(&p, s, order, data);
-        j->costs[panel] = p.cost;
-    } else { /* too wide for bytes, or no memory for the proof */
-        store_pairs16(j->w, j->quads, j->columns, s, order, data);
-        s->steps = (int32_t)j->quads;
-        s->layout = PYQ_PAIRS16;
-        j->counts[panel] = 1;
-        j->costs[panel] = segment_cost(PYQ_PAIRS16, j->quads, 1);
+    if (items) {
+        j->counts[panel] = (int32_t)store_plan(p, s, order, data);
+        j->costs[panel] = p->cost;
+        return;
     }
+    store_pairs16(j->w, j->quads, j->columns, s, order, data);
+    s->steps = (int32_t)j->quads;
+    s->layout = PYQ_PAIRS16;
+    j->counts[panel] = 1;
+    j->costs[panel] = segment_cost(PYQ_PAIRS16, j->quads, 1);
+}
+
+/* Pack a panel that costs more than `most`: at first every panel does. */
+static void pack_panel(void *context, int64_t panel) {
+    const job *j = context;
+    if (j->costs[panel] <= j->most) return;
+    const size_t most = (size_t)j->quads;
+    const int64_t column = panel * PYQ_NR, left = j->columns - column;
+    item *items = malloc(most * sizeof *items), **lists = malloc(5 * most * sizeof *lists);
+    plan p = {0};
+    for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * most;
+    /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
+    const int fits8 = items && lists && load_items(items, j->w, j->quads, j->columns, column, left < PYQ_NR ? left : PYQ_NR);
+    if (fits8 && j->most < 0)
+        make_plan(&p, items, j->quads, j->bound);
+    else if (fits8)
+        widen_all(&p, items, j->quads);
+    store_panel(j, panel, &p, fits8 ? items : NULL);
     free(items);
     free(lists);
 }
 
-/* Pack all panels in one of the two ways. Counts the steps that widen, and returns the cost of a row. */
-static float pack_panels(job *j, int64_t panels, int widen, int64_t *widened) {
-    j->widen = widen;
+/* Share out the quads of all panels; then widen the panels for which that is cheaper, if together they gain more than it
+ * costs to widen the activations. */
+static void pack_panels(job *j, int64_t panels) {
+    const float widened = segment_cost(PYQ_PAIRS8W, j->quads, 1);
+    float gain = -WIDEN * (float)j->quads;
+    j->most = -1;
+    for (int64_t p = 0; p < panels; p++) j->costs[p] = 0;
     pyq_parallel(pack_panel, j, panels);
-    float cost = 0;
-    *widened = 0;
-    for (int64_t p = 0; p < panels; p++) {
-        const pyq_segment *first = j->segments + p * MAX_SEGMENTS; /* the layouts that widen come first */
-        cost += j->costs[p];
-        if (first->layout <= PYQ_PAIRS8) *widened += first->steps;
-    }
-    return cost + (*widened ? WIDEN * (float)j->quads : 0);
-}
-
-/* Where some quads widen, see whether splitting them all costs less; not where it cannot. */
-static void pack_cheapest(job *j, int64_t panels) {
-    int64_t widened, none;
-    const float cost = pack_panels(j, panels, 1, &widened);
-    if (!widened || cost < STEP[PYQ_QUADS8P4] * (float)(j->quads * panels + widened)) return;
-    if (pack_panels(j, panels, 0, &none) > cost) pack_panels(j, panels, 1, &widened);
+    for (int64_t p = 0; p < panels; p++)
+        if (j->segments[p * MAX_SEGMENTS].layout == PYQ_PAIRS16)
+            gain += WIDEN * (float)j->quads, j->costs[p] = 0; /* they are widened for this one anyway */
+        else if (j->costs[p] > widened)
+            gain += j->costs[p] - widened;
+    j->most = widened;
+    if (gain > 0) pyq_parallel(pack_panel, j, panels);
 }
 
 static int64_t segment_bytes(const pyq_segment *s) { return s->steps * (s->layout == PYQ_PAIRS16 ? 2 * QUAD : QUAD); }
@@ -367,7 +340,7 @@ static int64_t close_gaps(const job *j, int64_t panels) {
         const pyq_segment *s = j->segments + p * MAX_SEGMENTS;
         for (int32_t i = 0; i < j->counts[p]; i++, s++) {
             pyq_segment to = *s;
-            to.data = used, to.order = entries;
+            to.data = used, to.order = (int32_t)entries;
             memmove(j->data + used, j->data + p * j->data_room + s->data, (size_t)segment_bytes(s));
             memmove(j->order + entries, j->order + p * j->order_room + s->order, (size_t)s->steps * sizeof *j->order);
             used += segment_bytes(s), entries += s->steps;
@@ -378,7 +351,7 @@ static int64_t close_gaps(const job *j, int64_t panels) {
 }
 
 /* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. For each of the ceil(columns / PYQ_NR) panels,
- * segments has room for 4, order for 2 * quads + 4 and data for 128 * quads + 256 bytes. What is used of them follows
+ * segments has room for 4, order for quads + 4 and data for 128 * quads + 256 bytes. What is used of them follows
  * each other without gaps. Returns the number of segments, 0 when there is no memory. */
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,
                  int32_t *order, uint8_t *data) {
@@ -386,12 +359,12 @@ int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax,
     const int bound = 32767 / amax;
     job j = {.w = w, .quads = quads, .columns = columns, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
     j.segments = segments, j.order = order, j.data = data;
-    j.order_room = 2 * quads + 4, j.data_room = 128 * quads + 256;
+    j.order_room = quads + 4, j.data_room = 128 * quads + 256;
     j.counts = malloc((size_t)panels * sizeof *j.counts);
     j.costs = malloc((size_t)panels * sizeof *j.costs);
     int64_t count = 0;
     if (j.counts && j.costs) {
-        pack_cheapest(&j, panels);
+        pack_panels(&j, panels);
         count = close_gaps(&j, panels);
     }
     free(j.counts);

@@ -8,7 +8,7 @@
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
  * in int32 that wraps modulo 2^32; with `accumulate`, it adds to the tile instead. Rows are bytes, but for PAIRS16 and
- * PAIRS8 the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
+ * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
  * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
  * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
  * the offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
@@ -26,7 +26,8 @@
 /* How the weights of a segment lie in memory. A step of a GEMM layout is a quad: four consecutive k of NR columns. */
 enum {
     PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: elements (0, 1) of a quad, then (2, 3). Always exact. */
-    PYQ_PAIRS8,   /* int8 [steps][2][NR][2]: the same, widened by the kernel. */
+    PYQ_PAIRS8W,  /* int8 [steps][2][NR][2]: the same, widened by the kernel. */
+    PYQ_PAIRS8,   /* the same, but the kernel widens the activations too. */
     PYQ_QUADS8,   /* int8 [steps][NR][4]: the pack proved that the sums of a quad's pairs fit in 16 bits. */
     PYQ_QUADS8P2, /* the same, and that those of groups of two quads together do. */
     PYQ_QUADS8P4, /* of groups of four. */
@@ -41,13 +42,12 @@ enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE };
 /* Segments of one panel follow each other and have the same column: their sums add up. */
 typedef struct {
     int64_t data;       /* bytes from the start of the packed data */
-    int64_t order;      /* first of this segment's entries in the offset list */
+    int32_t order;      /* first of this segment's entries in the offset list */
     int32_t steps;
     int32_t layout;
     int32_t column;     /* first output column */
     int32_t columns;    /* output columns that exist, at most PYQ_NR */
     int32_t row_offset; /* elements added to every row: the group's, or the depthwise panel's, first channel */
-    int32_t splits;     /* quads of the panel that were split in two to keep the bound; counted in its first segment */
 } pyq_segment;
 
 typedef struct {
@@ -60,7 +60,7 @@ typedef struct {
 /* Row (n, d, h, w) starts at element n * stride_n + d * stride[0] + h * stride[1] + w * stride[2]. */
 typedef struct {
     const uint8_t *bytes; /* for layouts that read bytes; NULL when there are none */
-    const int16_t *words; /* for PAIRS16 and PAIRS8; NULL when there are none */
+    const int16_t *words; /* for PAIRS16 and PAIRS8W; NULL when there are none */
     int64_t images, size[3];
     int64_t stride_n, stride[3];
 } pyq_rows;
@@ -75,7 +75,7 @@ typedef struct {
     const uint8_t *table;    /* 256 entries applied to the stored byte, or NULL */
 } pyq_epilogue;
 
-/* `rows` point to int16 elements for PAIRS16 and PAIRS8, to bytes otherwise. */
+/* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
                             int64_t steps, int32_t accumulate);
 /* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements. */

@@ -28,15 +28,14 @@ class Certificate:
     """What packing proved, and at what cost.
 
     amax: largest uint8 activation for which no 16-bit sum can overflow. panels: of 16 columns each.
-    quads: quads of four weight rows (taps, if depthwise) times panels. splits: quads that were split in two.
-    steps: steps of the kernels, after splitting and padding, by layout: "pairs16" and "pairs8" widen every product to
-    32 bits; "quads8", "quads8p2" and "quads8p4" add those of one, two and four quads in 16 bits; "taps16" is depthwise.
+    quads: quads of four weight rows (taps, if depthwise) times panels.
+    steps: steps of the kernels, after padding, by layout: "pairs16", "pairs8w" and "pairs8" widen every product to 32
+    bits; "quads8", "quads8p2" and "quads8p4" add those of one, two and four quads in 16 bits; "taps16" is depthwise.
     """
 
     amax: int
     panels: int
     quads: int
-    splits: int
     steps: dict[str, int]
 
 
@@ -124,7 +123,7 @@ class PackedWeight:
         table = self.segments
         steps = {LAYOUT_NAMES[i]: int(table["steps"][table["layout"] == i].sum()) for i in sorted(self.layouts)}
         panels = len(np.unique(table["column"]))
-        return Certificate(self.amax, panels, self.entries * panels, int(table["splits"].sum()), steps)
+        return Certificate(self.amax, panels, self.entries * panels, steps)
 
     def offsets(self, strides: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.int32]:
         """int32 offset of every step from the start of a row, in elements.

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 _core: Any = importlib.import_module("pyq._core") if importlib.util.find_spec("pyq._core") else None
 
 NR = 16
-PAIRS16, PAIRS8, QUADS8, QUADS8P2, QUADS8P4, TAPS16 = range(6)
-LAYOUT_NAMES = ("pairs16", "pairs8", "quads8", "quads8p2", "quads8p4", "taps16")
-STEP_BYTES = (128, 64, 64, 64, 64, 32)
+PAIRS16, PAIRS8W, PAIRS8, QUADS8, QUADS8P2, QUADS8P4, TAPS16 = range(7)
+LAYOUT_NAMES = ("pairs16", "pairs8w", "pairs8", "quads8", "quads8p2", "quads8p4", "taps16")
+STEP_BYTES = (128, 64, 64, 64, 64, 64, 32)
 GROUP_SIZE = {QUADS8: 1, QUADS8P2: 2, QUADS8P4: 4}
 """Quads that share a 16-bit sum."""
-WORDS = frozenset((PAIRS16, PAIRS8))
+WORDS = frozenset((PAIRS16, PAIRS8W))
 """Layouts whose kernels read activations as int16."""
 MAX_SEGMENTS = 4
 """Of one panel."""
@@ -31,13 +31,12 @@ ALIGNMENT = 64
 SEGMENT_DTYPE = np.dtype(
     [
         ("data", "<i8"),
-        ("order", "<i8"),
+        ("order", "<i4"),
         ("steps", "<i4"),
         ("layout", "<i4"),
         ("column", "<i4"),
         ("columns", "<i4"),
         ("row_offset", "<i4"),
-        ("splits", "<i4"),
     ]
 )
 
@@ -113,7 +112,7 @@ def _pack_c(matrix: NDArray[np.int16], amax: int) -> Panels:
     quads, columns = len(matrix) // 4, matrix.shape[1]
     panels = -(-columns // NR)
     table = np.zeros(panels * MAX_SEGMENTS, SEGMENT_DTYPE)
-    order = np.empty(panels * (2 * quads + 4), np.int32)
+    order = np.empty(panels * (quads + 4), np.int32)
     data = aligned_bytes(panels * (128 * quads + 256))
     count = lib.pyq_pack(
         ffi.from_buffer("int16_t[]", np.ascontiguousarray(matrix)),
@@ -189,7 +188,7 @@ def segment_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDAr
     weights: NDArray[Any]
     if layout in GROUP_SIZE:
         weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
-    elif layout in WORDS:
+    elif layout in (PAIRS16, PAIRS8W, PAIRS8):
         halves = raw.view(np.int16 if layout == PAIRS16 else np.int8).reshape(steps, 2, NR, 2)  # [_, k // 2, _, k % 2]
         weights = halves.transpose(0, 1, 3, 2).reshape(steps, 4, NR)
     else:
