@@ -9,14 +9,15 @@ What a turn of the loop costs for each row, and how many products it adds:
     QUADS8P4  4 steps   4 vpbroadcastd, 8 vpmaddubsw, 6 vpaddw, 2 vpmaddwd, 2 vpaddd                    256
     TAPS16    2 steps   2 loads, vpunpcklbw, vpunpckhbw, 2 vpmovzxbw, 2 vpmaddwd, 2 vpaddd               32
 
-Zen 3 has two multiplies, two loads and four vector operations a cycle: PAIRS16 and QUADS8 peak at 32 products a
-cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
+and for each turn the loads of its weights. Zen 3 has two multiplies, two loads and four vector operations a cycle:
+PAIRS16, PAIRS8 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
+
+The instructions of a row are inline assembly, all in one order: LLVM, which would schedule intrinsics, moves the loads
+of weights and the products of several rows together, and then spills accumulators.
 
 Exactness. PAIRS16, PAIRS8, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
 `vpmaddubsw` saturates at int16 and `vpaddw` wraps; the pack has proven for each lane of the steps of a turn that
 amax * max(sum of its positive weights, sum of its |negative| ones) <= 32767. Sums in int32 wrap modulo 2^32.
-
-Bytes are regrouped by bitcasts between vector types: free, and right on a little-endian CPU only.
 """
 
 from __future__ import annotations
@@ -79,15 +80,12 @@ def _quads(count: int) -> Part:
         vpaddw {{product}}, {{sum0}}, {{sum0}}
         vpmaddubsw {weights[2 * i + 1]}, {{quad}}, {{quad}}
         vpaddw {{quad}}, {{sum1}}, {{sum1}}"""
-    return Part(
-        kept,
-        text
-        + """
+    text += """
         vpmaddwd {ones}, {sum0}, {sum0}
         vpaddd {sum0}, {left}, {left}
         vpmaddwd {ones}, {sum1}, {sum1}
-        vpaddd {sum1}, {right}, {right}""",
-    )
+        vpaddd {sum1}, {right}, {right}"""
+    return Part(kept, text)
 
 
 TAPS = Part(
@@ -124,7 +122,10 @@ class _Operand(int):
 
 
 def _assemble(builder: Builder, text: str, sums: list[Value], inputs: dict[str, Value]) -> list[Value]:
-    """`left` and `right`, given as sums, after the instructions of a `Part`."""
+    """`left` and `right`, given as sums, after the instructions of a `Part`.
+
+    Its temporaries are outputs that nobody reads; the sums before are tied to the first two outputs.
+    """
     names = {name for _, name, _, _ in Formatter().parse(text) if name}
     used = [name for name in inputs if name in names]
     outputs = ["left", "right", *sorted(names - {"left", "right", *used})]

@@ -58,17 +58,24 @@ def _convert(x: Bytes, first: int, count: int, shift: int, out: NDArray[Any], to
 
 @inlined()
 def _pad(
-    x: Bytes, size: Three, begin: Three, end: Three, channels: int, shift: int, zero: int, out: NDArray[Any]
+    x: Bytes,
+    images: int,
+    size: Three,
+    begin: Three,
+    end: Three,
+    channels: int,
+    shift: int,
+    zero: int,
+    out: NDArray[Any],
 ) -> Any:
     """Shift images [N, *size, channels], with padding of value `zero` around each, into out; the images' maximum."""
     highest = np.uint8(0)
     inner = size[2] * channels
     depth, height = begin[0] + size[0] + end[0], begin[1] + size[1] + end[1]
     line = (begin[2] + size[2] + end[2]) * channels
-    lines = len(x) // max(size[0] * size[1] * inner, 1) * depth * height
     if (depth, height, line) == (size[0], size[1], inner):
         return _convert(x, 0, len(x), shift, out, 0)
-    for i in range(lines):
+    for i in range(images * depth * height):
         d, h = i // height % depth - begin[0], i % height - begin[1]
         left, right = i * line + begin[2] * channels, (i + 1) * line - end[2] * channels
         if 0 <= d < size[0] and 0 <= h < size[1]:
@@ -84,6 +91,7 @@ def _pad(
 @jit(
     types.int64(
         array(types.uint8),
+        types.int64,
         *(types.UniTuple(types.int64, 3),) * 3,
         *(types.int64,) * 3,
         types.Array(types.uint8, 1, "C"),
@@ -92,6 +100,7 @@ def _pad(
 )
 def pad_images(
     x: Bytes,
+    images: int,
     size: Three,
     begin: Three,
     end: Three,
@@ -104,9 +113,9 @@ def pad_images(
     """Copy images with padding into data and into words, unless these are empty; the largest shifted byte."""
     highest = np.uint8(0)
     if len(words):
-        highest = _pad(x, size, begin, end, channels, shift, zero, words)
+        highest = _pad(x, images, size, begin, end, channels, shift, zero, words)
     if len(data):
-        highest = _pad(x, size, begin, end, channels, shift, zero, data)
+        highest = _pad(x, images, size, begin, end, channels, shift, zero, data)
     if not len(words) and not len(data):
         for value in x:
             highest = max(highest, value)
@@ -135,7 +144,7 @@ def image_rows(x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int) ->
     data = _scratch("data", total, np.uint8) if w.layouts - WORDS and not in_place else _NO_BYTES
     words = _scratch("words", total, np.int16) if w.layouts & WORDS else _NO_WORDS
     if len(data) or len(words) or w.amax < 255:
-        highest = pad_images(flat, place.size, place.begin, place.end, channels, shift, zero, data, words)
+        highest = pad_images(flat, count, place.size, place.begin, place.end, channels, shift, zero, data, words)
         if highest > w.amax:
             raise above_amax(x, w)
     moves = (plane * place.stride[0], line * place.stride[1], channels * place.stride[2])

@@ -85,7 +85,7 @@ def test_matmul_sizes(numba: NumbaBackend, shape: tuple[int, int, int]) -> None:
     assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
 
 
-LARGEST = {PAIRS8: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 16}
+LARGEST = {PAIRS8: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 8}
 """Layouts, and the weights that packing puts into them where activations reach 255 and all are as large."""
 
 
@@ -102,7 +102,7 @@ def test_corners_of_every_layout(numba: NumbaBackend, m: int, x: int | str, layo
     """Panels of one segment, and of four, at the corners of what the proof allows."""
     rng = np.random.default_rng(4)
     if layout == "all":
-        w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values()), (32, 16, 16, 16))))
+        w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values()), (64, 32, 32, 64))))
         assert w.segments["layout"].tolist() == 3 * [*LARGEST]
     else:
         w = corner_weights(rng, np.full(32, LARGEST[int(layout)]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,22 @@ def test_code_older_than_a_source_is_not_reused(tmp_path: Path) -> None:
         os.utime(cached / name, (time, time))
     host.drop_stale_cache(tmp_path)
     assert sorted(path.name for path in cached.iterdir()) == ["new.1.nbc", "new.nbi", "old.pyc"]
+
+
+def test_no_microkernel_keeps_vectors_on_the_stack(tmp_path: Path) -> None:
+    """But for one that is added here: five rows of QUADS8P4 need 18 registers where there are 16."""
+    code = (
+        "from pyq.kernels import host, registry; from pyq.panels import QUADS8P4; "
+        "registry.MICROKERNELS.append((host.AVX2, QUADS8P4, 5)); "
+        "from pyq.kernels.tile import tiles; print(tiles.inspect_asm(tiles.signatures[0]))"
+    )
+    assembly = run_python(code, NUMBA_CACHE_DIR=str(tmp_path))  # code from the cache has no listing
+    bodies = dict(re.findall(r"^pyq_(numba_avx2_\w+):$(.*?)^\.Lfunc_end", assembly, re.DOTALL | re.MULTILINE))
+    rows = {k.name for k in pyq.kernels_available() if k.runnable and k.name.startswith("numba_avx2")}
+    added = {"numba_avx2_quads8p4_5x16"} if rows else set()
+    assert bodies.keys() == rows | added
+    spilling = {name for name, body in bodies.items() if re.search(r"\(%r[sb]p\).*%ymm|%ymm.*\(%r[sb]p\)", body)}
+    assert spilling == added
 
 
 def test_registry_rows() -> None:
