@@ -22,7 +22,7 @@ from pyq.lowering import SLACK, lower_epilogue
 from pyq.panels import LAYOUT_NAMES, NR, WORDS
 
 STEPS = {  # of the short and of the long call
-    **dict.fromkeys(("pairs16", "pairs8"), (16, 112)),
+    **dict.fromkeys(("pairs16", "pairs8w", "pairs8"), (16, 112)),
     **dict.fromkeys(("quads8", "quads8p2", "quads8p4"), (16, 208)),
     "taps16": (16, 256),
 }

@@ -40,7 +40,10 @@ static int available_cpus(void) {
     return n > 0 ? (int)n : 1;
 }
 
-int32_t pyq_get_num_threads(void) {
+/* threadpoolctl looks these two up in the extension; all else is hidden. */
+#define EXPORTED __attribute__((visibility("default")))
+
+EXPORTED int32_t pyq_get_num_threads(void) {
     int n = atomic_load(&thread_count);
     if (n > 0) return n;
     const char *text = getenv("PYQ_NUM_THREADS");
@@ -49,7 +52,7 @@ int32_t pyq_get_num_threads(void) {
     return atomic_load(&thread_count);
 }
 
-void pyq_set_num_threads(int32_t n) { atomic_store(&thread_count, n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n); }
+EXPORTED void pyq_set_num_threads(int32_t n) { atomic_store(&thread_count, n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n); }
 
 static void run_tasks(pyq_task_fn fn, void *context, int64_t tasks) {
     for (int64_t i; (i = atomic_fetch_add(&next_task, 1)) < tasks;) fn(context, i);

@@ -3,7 +3,8 @@
 What a turn of the loop costs for each row, and how many products it adds:
 
     PAIRS16   1 step    2 vpbroadcastd, 4 vpmaddwd, 4 vpaddd                                             64
-    PAIRS8    1 step    the same; and for all rows 4 vpmovsxbw, which widen the weights                  64
+    PAIRS8W   1 step    the same; and for all rows 4 vpmovsxbw, which widen the weights                  64
+    PAIRS8    1 step    the same and 2 vpshufb, which widen the activations too                          64
     QUADS8    1 step    1 vpbroadcastd, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd                               64
     QUADS8P2  2 steps   2 vpbroadcastd, 4 vpmaddubsw, 2 vpaddw, 2 vpmaddwd, 2 vpaddd                    128
     QUADS8P4  4 steps   4 vpbroadcastd, 8 vpmaddubsw, 6 vpaddw, 2 vpmaddwd, 2 vpaddd                    256
@@ -15,7 +16,7 @@ PAIRS16, PAIRS8 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4
 The instructions of a row are inline assembly, all in one order: LLVM, which would schedule intrinsics, moves the loads
 of weights and the products of several rows together, and then spills accumulators.
 
-Exactness. PAIRS16, PAIRS8, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
+Exactness. PAIRS16, PAIRS8W, PAIRS8, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
 `vpmaddubsw` saturates at int16 and `vpaddw` wraps; the pack has proven for each lane of the steps of a turn that
 amax * max(sum of its positive weights, sum of its |negative| ones) <= 32767. Sums in int32 wrap modulo 2^32.
 """
@@ -30,7 +31,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyq.panels import LAYOUT_NAMES, NR, PAIRS8, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, STEP_BYTES, TAPS16, WORDS
+from pyq.panels import (
+    LAYOUT_NAMES,
+    NR,
+    PAIRS8,
+    PAIRS8W,
+    PAIRS16,
+    QUADS8,
+    QUADS8P2,
+    QUADS8P4,
+    STEP_BYTES,
+    TAPS16,
+    WORDS,
+)
 
 from .host import AVX2
 from .registry import MAX_MR, MICROKERNELS
@@ -55,10 +68,23 @@ class Part(NamedTuple):
     text: str
 
 
-def _pair(number: int) -> str:
-    """Half a quad: two int16 elements."""
+WORD_PAIRS = [f"vpbroadcastd {4 * number}({{row}},{{offset0}},2), {{pair}}" for number in (0, 1)]
+BYTE_PAIRS = [
+    f"""vpbroadcastd ({{row}},{{offset0}}), {{pair}}
+        vpshufb {32 * number}({{masks}}), {{pair}}, {{pair}}"""
+    for number in (0, 1)
+]
+MASKS = [
+    [lane + i if k == 0 else 128 for lane in (0, 4, 8, 12) for i in pair for k in (0, 1)] * 2
+    for pair in ((0, 1), (2, 3))
+]
+"""For vpshufb: bytes 0, 1 and bytes 2, 3 of each quad, with zeros between."""
+
+
+def _pair(number: int, load: str) -> str:
+    """Half a quad, of which `load` makes two int16 elements."""
     return f"""
-        vpbroadcastd {4 * number}({{row}},{{offset0}},2), {{pair}}
+        {load}
         vpmaddwd {{w{2 * number}}}, {{pair}}, {{product}}
         vpaddd {{product}}, {{left}}, {{left}}
         vpmaddwd {{w{2 * number + 1}}}, {{pair}}, {{pair}}
@@ -102,10 +128,13 @@ TAPS = Part(
         vpaddd {tap}, {right}, {right}""",
 )
 
-PAIRS = [Part((0, 1), _pair(0)), Part((2, 3), _pair(1))]
+PAIRS, PAIRS_OF_BYTES = (
+    [Part((2 * i, 2 * i + 1), _pair(i, load)) for i, load in enumerate(loads)] for loads in (WORD_PAIRS, BYTE_PAIRS)
+)
 TURNS = {
     PAIRS16: (1, PAIRS),
-    PAIRS8: (1, PAIRS),
+    PAIRS8W: (1, PAIRS),
+    PAIRS8: (1, PAIRS_OF_BYTES),
     QUADS8: (1, [_quads(1)]),
     QUADS8P2: (2, [_quads(2)]),
     QUADS8P4: (4, [_quads(4)]),
@@ -146,7 +175,7 @@ def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
 
 
 def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> Value:
-    if layout == PAIRS8:
+    if layout in (PAIRS8W, PAIRS8):
         return builder.bitcast(builder.sext(_load(builder, weights, I8X16, index), I16X16), I32X8)
     return _load(builder, weights, I32X8, index)
 
@@ -184,12 +213,14 @@ def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
     halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
     tile = [halves[2 * r : 2 * r + 2] for r in range(mr)]
     ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
+    masks = cgutils.global_constant(builder, "masks", ir.Constant(ir.ArrayType(I8, 64), MASKS[0] + MASKS[1]))
     with cgutils.for_range(builder, builder.udiv(total, I64(steps))) as turn:
         step = builder.mul(turn.index, I64(steps))
         pointers = [builder.gep(offsets, [builder.add(step, I64(i))]) for i in range(steps)]
         inputs = {f"offset{i}": builder.sext(builder.load(pointer), I64) for i, pointer in enumerate(pointers)}
         inputs["weights"] = builder.gep(weights, [builder.mul(step, I64(STEP_BYTES[layout]))])
         inputs["ones"] = ones
+        inputs["masks"] = masks
         _emit_turn(builder, layout, rows, tile, inputs)
     for half, target in zip(halves, targets, strict=True):
         builder.store(builder.load(half), builder.bitcast(target, I32X8.as_pointer()), align=4)

@@ -63,9 +63,7 @@ class Builder:
         return self.op("DequantizeLinear", data, *self.params(scale, zero_point, dtype), **attributes)
 
     def graph(self, *outputs: str) -> Graph:
-        return Graph(
-            self.nodes, self.constants, [ValueInfo("x")], [ValueInfo(name) for name in outputs], opset=21
-        )
+        return Graph(self.nodes, self.constants, [ValueInfo("x")], [ValueInfo(name) for name in outputs], opset=21)
 
 
 def run(graph: Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -34,14 +34,10 @@ def node_model(
     names = ["" if value is None else f"x{i}" for i, value in enumerate(inputs)]
     arrays = [np.asarray(value) for value in inputs]
     given = [
-        helper.make_tensor_value_info(
-            names[i], helper.np_dtype_to_tensor_dtype(arrays[i].dtype), arrays[i].shape
-        )
+        helper.make_tensor_value_info(names[i], helper.np_dtype_to_tensor_dtype(arrays[i].dtype), arrays[i].shape)
         for i in sorted(fed)
     ]
-    constants = [
-        numpy_helper.from_array(arrays[i], name) for i, name in enumerate(names) if name and i not in fed
-    ]
+    constants = [numpy_helper.from_array(arrays[i], name) for i, name in enumerate(names) if name and i not in fed]
     made = [
         helper.make_tensor_value_info(
             f"y{i}", helper.np_dtype_to_tensor_dtype(y.dtype), [f"d{i}_{axis}" for axis in range(y.ndim)]
@@ -138,9 +134,7 @@ def test_qlinear_conv_with_parameters_at_run_time(x_type: str, w_type: str, y_ty
 @pytest.mark.parametrize("b_shape", [(33, 12), (3, 33, 12)])
 @pytest.mark.parametrize("b_type", TYPES)
 @pytest.mark.parametrize("a_type", TYPES)
-def test_qlinear_matmul_with_parameters_at_run_time(
-    a_type: str, b_type: str, b_shape: tuple[int, ...]
-) -> None:
+def test_qlinear_matmul_with_parameters_at_run_time(a_type: str, b_type: str, b_shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(7)
     a, b = full_range(rng, (3, 8, 33), a_type), full_range(rng, b_shape, b_type)
     za, zb, zy = full_range(rng, (), a_type), full_range(rng, (), b_type), np.array(100, a_type)

@@ -20,7 +20,7 @@ from pyq._core import ffi, lib
 from pyq.backends import ISA_NAMES
 from pyq.config import Kernel
 from pyq.kernels.tile import tiles
-from pyq.panels import GROUP_SIZE, LAYOUT_NAMES
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, WORDS
 
 NR = 16
 READ_AHEAD = 15  # elements behind the last one needed that a kernel may read
@@ -59,7 +59,7 @@ def exact_sums(kernel: Kernel, case: Case) -> np.ndarray:
 
 def wide(kernel: Kernel) -> bool:
     """Whether the kernel reads activations as int16."""
-    return kernel.layout.startswith("pairs")
+    return LAYOUT_NAMES.index(kernel.layout) in WORDS
 
 
 def limits(kernel: Kernel) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def encoded(kernel: Kernel, weights: np.ndarray) -> np.ndarray:
     steps = len(weights)
     if kernel.layout in IN_16_BITS:  # [steps][NR][4]
         panel = weights.transpose(0, 2, 1)
-    elif wide(kernel):  # [steps][2][NR][2]
+    elif kernel.layout != "taps16":  # [steps][2][NR][2]
         panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2)
     else:  # [steps / 2][NR][2]
         panel = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1)

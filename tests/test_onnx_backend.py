@@ -69,9 +69,7 @@ def models_in_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iter
 QUANTIZATION = re.compile("quantizelinear|qlinear|matmulinteger|convinteger")
 NO_KERNEL = re.compile("e4m3fn|e5m2|float4|int16|int[24]$|blocked|float16")
 OWN = [
-    test
-    for test in load_model_tests(kind="node")
-    if QUANTIZATION.search(test.name) and not NO_KERNEL.search(test.name)
+    test for test in load_model_tests(kind="node") if QUANTIZATION.search(test.name) and not NO_KERNEL.search(test.name)
 ]
 
 

@@ -122,9 +122,7 @@ def test_qlinear_conv(name: str, x_type: str, w_type: str, y_type: str, per_chan
 @pytest.mark.parametrize("per_column", [False, True])
 @pytest.mark.parametrize(("x_type", "w_type", "y_type"), RUNTIME_MIXES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 300, 40), (37, 64, 33), (50, 1000, 17)])
-def test_qlinear_matmul(
-    shape: tuple[int, int, int], x_type: str, w_type: str, y_type: str, per_column: bool
-) -> None:
+def test_qlinear_matmul(shape: tuple[int, int, int], x_type: str, w_type: str, y_type: str, per_column: bool) -> None:
     m, k, n = shape
     rng = np.random.default_rng(k)
     x, w = full_range(rng, (60, m, k), x_type), full_range(rng, (k, n), w_type)

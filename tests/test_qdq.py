@@ -120,9 +120,7 @@ def test_float_output_with_bounds() -> None:
 
 
 def test_output_that_is_also_read_as_float() -> None:
-    graph = product_graph(
-        lambda b: b.weight(6, 8, 3, 3), tail=lambda b, y: b.op("Add", b.pair(y, 2**-1, 125), y)
-    )
+    graph = product_graph(lambda b: b.weight(6, 8, 3, 3), tail=lambda b, y: b.op("Add", b.pair(y, 2**-1, 125), y))
     check(graph, {"QuantizeLinear": 2, "int8.Conv": 1, "DequantizeLinear": 1, "Add": 1})
 
 
@@ -197,9 +195,7 @@ def test_matmul_quantized_along_its_depth_stays_float() -> None:
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_gemm(transposed: int) -> None:
     shape = (6, 24) if transposed else (24, 6)
-    graph = product_graph(
-        lambda b: b.weight(*shape, axis=1 - transposed), "Gemm", bias=float_bias, transB=transposed
-    )
+    graph = product_graph(lambda b: b.weight(*shape, axis=1 - transposed), "Gemm", bias=float_bias, transB=transposed)
     check(graph, {"QuantizeLinear": 1, "int8.Gemm": 1}, (5, 24))
 
 
