@@ -49,7 +49,7 @@ class Epilogue:
     ``[low, high]``; uint8 and int8 store ``rne(clamp(float32(acc + bias) * multiplier)) + zero_point`` where the clamp
     is ``[low, high]`` in the quantized domain, and then, if ``table`` is given, ``table[byte]``. With a ``residual``
     the multiplier leads to the integers of ``residual.product``, and all else is about the sum; see
-    :func:`add_residual`.
+    :func:`residual_epilogue`.
     """
 
     dtype: np.dtype[Any]
@@ -83,7 +83,7 @@ def requantize_epilogue(
     return Epilogue(np.dtype(out.dtype), bias, multiplier, None, int(out.zero_point), low, high, table)
 
 
-def add_residual(
+def residual_epilogue(
     x_scale: float | NDArray[np.float32],
     w_scale: float | NDArray[np.float32],
     product: QParams,

@@ -15,7 +15,7 @@ from exact import assert_same, conv, full_range, matmul
 from guarded import fatal_signal, guarded
 
 from pyq import ops
-from pyq.backends import Epilogue, add_residual, backend
+from pyq.backends import Epilogue, backend, residual_epilogue
 from pyq.packing import pack
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -78,7 +78,7 @@ def test_epilogue_arrays(name: str, edge: str, columns: int, dtype: str, rng: np
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 21, 48])
 def test_residuals(name: str, edge: str, columns: int, rng: np.random.Generator) -> None:
     a, packed = full_range(rng, (7, 12), "uint8"), pack(QTensor(weights(rng, 12, columns), 1.0))
-    epilogue = add_residual(0.047, 0.01, SIGNED, UNSIGNED, SIGNED)
+    epilogue = residual_epilogue(0.047, 0.01, SIGNED, UNSIGNED, SIGNED)
     residual = full_range(rng, (7, columns), "uint8")
     expected = REFERENCE.matmul(a, 5, packed, epilogue, residual=residual)
     out = guarded(np.zeros((7, columns), "int8"), edge)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyq
-from pyq.backends import Backend, ConvGeometry, Epilogue, add_residual, backend, requantize_epilogue
+from pyq.backends import Backend, ConvGeometry, Epilogue, backend, requantize_epilogue, residual_epilogue
 from pyq.packing import pack
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -41,7 +41,7 @@ class Chain:
 
     @property
     def fused(self) -> Epilogue:
-        return add_residual(*self.scales, self.product, self.operand, self.out, self.bias, self.table)
+        return residual_epilogue(*self.scales, self.product, self.operand, self.out, self.bias, self.table)
 
     def unfused(self, b: Backend, product: Any, residual: np.ndarray) -> np.ndarray:
         """product: a call of `b` that lacks its epilogue."""
@@ -107,7 +107,7 @@ def test_every_pair_of_bytes(name: str) -> None:
     acc = np.repeat(integers[:, None] - 120, 256, axis=1).astype(np.int32)
     residual = np.tile(integers.astype(np.uint8), (256, 1))
     product, operand, out = QParams(0.1, 120), QParams(0.07, 100), QParams(0.12, 40)
-    b, epilogue = backend(name), add_residual(product.scale, 1.0, product, operand, out)
+    b, epilogue = backend(name), residual_epilogue(product.scale, 1.0, product, operand, out)
     assert_same(b.requantize(acc, requantize_epilogue(product.scale, 1.0, product)), residual.T.copy(), "the product")
     expected = b.binary("add", residual.T, product, residual, operand, out)
     assert_same(b.requantize(acc, epilogue, residual=residual), np.ascontiguousarray(expected), name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pyq.backends import ConvGeometry, Epilogue, add_residual, current_backend, requantize_epilogue
+from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue, residual_epilogue
 from pyq.checks import BYTES
 from pyq.geometry import channels_first, channels_last, place
 from pyq.lowering import memory_order
@@ -125,7 +125,7 @@ def _epilogue(node: Node) -> Epilogue:
     x, weight, bias, out = (node.attributes[key] for key in ("x", "weight", "bias", "out"))
     residual, total, table = (node.attributes[key] for key in ("residual", "sum", "table"))
     if residual is not None:
-        return add_residual(x.scale, weight.scale, out, residual, total, bias, table)
+        return residual_epilogue(x.scale, weight.scale, out, residual, total, bias, table)
     if out is not None:
         return requantize_epilogue(x.scale, weight.scale, out, bias, table=table)
     multiplier = np.atleast_1d(x.scale * weight.scale)
