@@ -193,7 +193,7 @@ def _c_finish(
     function = _c_row(kernel.name).epilogue
     prepared = CBackend().prepare(epilogue, lower_epilogue(epilogue, NR), NR)
     source, target = ffi.from_buffer("int32_t[]", sums), ffi.from_buffer(out, require_writable=True)
-    return lambda: function(source, len(sums), prepared.c, 0, target, NR)
+    return lambda: function(source, len(sums), prepared.c, 0, ffi.NULL, target, NR)
 
 
 def _numba_finish(

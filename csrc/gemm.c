@@ -21,6 +21,7 @@ typedef struct {
     const pyq_rows *rows;
     const pyq_weights *weights;
     const pyq_epilogue *epilogue;
+    const uint8_t *residual; /* or NULL */
     uint8_t *out;
     int64_t columns, row_count, rows_per_task, row_blocks, segments_per_task;
     int element_size;
@@ -44,16 +45,18 @@ static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64
 
 /* The last columns of a matrix do not fill a panel: run the epilogue on copies that do, and keep what exists. */
 static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile, int64_t rows, const pyq_segment *panel,
-                       uint8_t *out) {
+                       const uint8_t *residual, uint8_t *out) {
     int32_t bias[PYQ_NR] = {0};
     float multiplier[PYQ_NR] = {0}, offset[PYQ_NR] = {0};
-    uint8_t full[GROUP * PYQ_NR * 4];
+    uint8_t addend[GROUP * PYQ_NR] = {0}, full[GROUP * PYQ_NR * 4];
     pyq_epilogue e = *t->epilogue;
     size_t n = (size_t)panel->columns;
     if (e.bias) memcpy(bias, e.bias + panel->column, n * sizeof *bias), e.bias = bias;
     if (e.multiplier) memcpy(multiplier, e.multiplier + panel->column, n * sizeof *multiplier), e.multiplier = multiplier;
     if (e.offset) memcpy(offset, e.offset + panel->column, n * sizeof *offset), e.offset = offset;
-    store(tile, rows, &e, 0, full, PYQ_NR);
+    if (residual)
+        for (int64_t r = 0; r < rows; r++) memcpy(addend + r * PYQ_NR, residual + r * t->columns, n);
+    store(tile, rows, &e, 0, addend, full, PYQ_NR);
     for (int64_t r = 0; r < rows; r++)
         memcpy(out + (size_t)(r * t->columns) * t->element_size, full + (size_t)(r * PYQ_NR) * t->element_size,
                n * t->element_size);
@@ -95,14 +98,17 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
         const int64_t rows = b->count - i < GROUP ? b->count - i : GROUP;
         /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
         for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
+        const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
+        if (residual)
+            for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
         for (const pyq_segment *s = first; s < end; s++) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
             run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first);
         }
         if (first->columns == PYQ_NR)
-            store(tile, rows, t->epilogue, first->column, out, t->columns);
+            store(tile, rows, t->epilogue, first->column, residual, out, t->columns);
         else
-            store_tail(t, store, tile, rows, first, out);
+            store_tail(t, store, tile, rows, first, residual, out);
     }
 }
 
@@ -162,9 +168,10 @@ static void choose_tasks(nest *t) {
     if (t->segments_per_task > w->segment_count) t->segments_per_task = w->segment_count;
 }
 
-void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
-              int64_t columns) {
-    nest t = {.rows = rows, .weights = weights, .epilogue = epilogue, .out = out, .columns = columns};
+void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, const uint8_t *residual,
+              void *out, int64_t columns) {
+    nest t = {.rows = rows, .weights = weights, .epilogue = epilogue, .residual = residual, .out = out};
+    t.columns = columns;
     t.row_count = rows->images * rows->size[0] * rows->size[1] * rows->size[2];
     if (t.row_count == 0 || weights->segment_count == 0) return;
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
@@ -174,7 +181,8 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
 }
 
 /* The epilogue alone, on accumulators that lie in memory: what QLinear operators with two steps need. */
-void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out) {
+void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue,
+                        const uint8_t *residual, void *out) {
     nest t = {.epilogue = epilogue, .out = out, .columns = columns};
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
     pyq_epilogue_fn store = pyq_select_epilogue();
@@ -184,9 +192,10 @@ void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const
             pyq_segment panel = {.column = (int32_t)c, .columns = (int32_t)(columns - c < PYQ_NR ? columns - c : PYQ_NR)};
             memcpy(tile, acc + r * columns + c, (size_t)panel.columns * sizeof *tile);
             uint8_t *to = (uint8_t *)out + (size_t)(r * columns + c) * t.element_size;
+            const uint8_t *addend = residual ? residual + r * columns + c : NULL;
             if (panel.columns == PYQ_NR)
-                store(tile, 1, epilogue, c, to, columns);
+                store(tile, 1, epilogue, c, addend, to, columns);
             else
-                store_tail(&t, store, tile, 1, &panel, to);
+                store_tail(&t, store, tile, 1, &panel, addend, to);
         }
 }

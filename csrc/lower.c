@@ -129,8 +129,8 @@ static void needs(const pyq_weights *w, int *bytes, int *words) {
             *bytes = 1;
 }
 
-/* Compute out [images * out_size, columns] from contiguous images [images, *size, channels]. */
-int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, void *out) {
+/* Compute out [images * out_size, columns] from contiguous images [images, *size, channels]; residual as in pyq_gemm. */
+int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t *residual, void *out) {
     int64_t padded[3], need_bytes = 0;
     job j = {.call = c, .x = x};
     for (int d = 0; d < 3; d++) {
@@ -162,6 +162,6 @@ int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, void *out) {
         .stride_n = padded[0] * padded[1] * row,
         .stride = {c->stride[0] * padded[1] * row, c->stride[1] * row, c->stride[2] * c->channels},
     };
-    pyq_gemm(&rows, c->weights, c->epilogue, out, c->columns);
+    pyq_gemm(&rows, c->weights, c->epilogue, residual, out, c->columns);
     return PYQ_OK;
 }

@@ -65,6 +65,15 @@ typedef struct {
     int64_t stride_n, stride[3];
 } pyq_rows;
 
+/* How the residual of a residual block is added: the product, requantized by itself first, and the residual become
+ * real, and their sum is what gets requantized. */
+typedef struct {
+    float low, high;      /* bounds of the product's own integers, minus their zero point */
+    float product_scale, residual_scale;
+    int32_t residual_zero_point, residual_is_signed;
+    float scale;          /* of the sum */
+} pyq_sum;
+
 typedef struct {
     int32_t type;            /* PYQ_OUT_... */
     int32_t zero_point;
@@ -73,14 +82,17 @@ typedef struct {
     const float *offset;     /* per column, float32 output only, or NULL */
     float low, high;         /* quantized: bounds minus zero_point, finite; float32: real bounds, may be infinite */
     const uint8_t *table;    /* 256 entries applied to the stored byte, or NULL */
+    const pyq_sum *sum;      /* quantized output only, or NULL: there is no residual */
 } pyq_epilogue;
 
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
                             int64_t steps, int32_t accumulate);
-/* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements. */
-typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
-                                int64_t stride);
+/* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements.
+ * `residual` is read if e->sum is there: bytes that lie as those of `out`, or `out` itself, each read before it is
+ * written. */
+typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
+                                const uint8_t *residual, void *out, int64_t stride);
 
 typedef struct {
     const char *name;
@@ -98,10 +110,11 @@ int32_t pyq_set_isa(int32_t isa);
 const pyq_kernel *pyq_select(int32_t layout, int64_t rows);
 pyq_epilogue_fn pyq_select_epilogue(void);
 
-/* gemm.c: out is [rows, columns], contiguous. */
-void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, void *out,
-              int64_t columns);
-void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue, void *out);
+/* gemm.c: out is [rows, columns], contiguous; so is residual, which is NULL or out itself or does not overlap it. */
+void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, const uint8_t *residual,
+              void *out, int64_t columns);
+void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const pyq_epilogue *epilogue,
+                        const uint8_t *residual, void *out);
 
 /* lower.c: from the caller's bytes to rows. */
 typedef struct {
@@ -118,7 +131,7 @@ typedef struct {
 } pyq_call;
 
 enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY };
-int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, void *out);
+int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, const uint8_t *residual, void *out);
 
 /* pack.c: returns the number of segments; see there for the sizes of the buffers. */
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,

@@ -51,14 +51,21 @@ class NumbaBackend(KernelBackend):
             float(lowered.low),
             float(lowered.high),
             _NO_BYTES if epilogue.table is None else epilogue.table,
+            np.array(() if lowered.sum is None else lowered.sum, np.float32),
         )
 
     def run_matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
         """The loop nest of `gemm.gemm`."""
         zero = x_zero_point + activation_shift(x.dtype, w.amax)
-        self._run(matrix_rows(x, w), w.offsets(), zero, w, epilogue, out)
+        self._run(matrix_rows(x, w), w.offsets(), zero, w, epilogue, out, residual)
 
     def run_conv(
         self,
@@ -68,11 +75,12 @@ class NumbaBackend(KernelBackend):
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
         """The loop nest of `gemm.gemm`."""
         zero = x_zero_point + activation_shift(x.dtype, w.amax)
         place = place_conv(x.shape, w, geometry, zero)
-        self._run(image_rows(x, w, place, zero), place.offsets, zero, w, epilogue, out)
+        self._run(image_rows(x, w, place, zero), place.offsets, zero, w, epilogue, out, residual)
 
     def _run(
         self,
@@ -82,14 +90,18 @@ class NumbaBackend(KernelBackend):
         w: PackedWeight,
         epilogue: Epilogue,
         out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
         scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
-        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, finish, out.reshape(-1).view(np.uint8))
+        ends = finish, _bytes(residual), _bytes(out)
+        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *ends)
 
-    def finish(self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any]) -> None:
+    def finish(
+        self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any], residual: NDArray[Any] | None
+    ) -> None:
         """The epilogue of `epilogue.finish`."""
-        epilogue_kernels.finish(acc, prepared, out.reshape(-1).view(np.uint8))
+        epilogue_kernels.finish(acc, prepared, _bytes(residual), _bytes(out))
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """See `elementwise.lookup`."""
@@ -120,6 +132,10 @@ class NumbaBackend(KernelBackend):
             params.qmax - zero_point,
             out.reshape(-1, a.shape[-1]),
         )
+
+
+def _bytes(array: NDArray[Any] | None) -> NDArray[np.uint8]:
+    return _NO_BYTES if array is None else array.reshape(-1).view(np.uint8)
 
 
 def _lines(operand: BinaryLines) -> tuple[Any, ...]:

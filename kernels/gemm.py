@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pyq.panels import SEGMENT_DTYPE
 
-from .epilogue import EPILOGUE, OUT, Epilogue, finish_columns
+from .epilogue import EPILOGUE, OUT, RESIDUAL, Epilogue, finish_columns
 from .host import Bytes, Int16s, Int32s, Int64s, array, jit
 from .tile import tiles
 
@@ -60,6 +60,7 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
         types.Array(types.int64, 1, "C"),
         types.Array(types.int32, 2, "C"),
         EPILOGUE,
+        RESIDUAL,
         OUT,
     )
 )
@@ -75,6 +76,7 @@ def gemm(
     rows: Int64s,
     acc: Int32s,
     epilogue: Epilogue,
+    residual: Bytes,
     out: Bytes,
 ) -> None:
     """Fill out [images * depth * height * width, N]: the sums of `tiles`, finished as told in `epilogue`.
@@ -82,6 +84,7 @@ def gemm(
     data uint8, words int16: the activations, as `tiles` wants them; size: images, depth, height and width of the
     output, strides: the elements from one of each to the next; offsets int32: those of all segments.
     """
+    ends = epilogue, residual, out
     total = size[0] * size[1] * size[2] * size[3]
     for block in range(0, total, BLOCK):
         count = min(BLOCK, total - block)
@@ -97,5 +100,5 @@ def gemm(
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
                     tiles(isa, segment.layout, data[base:], words[base:], group, steps, weights[segment.data :], acc)
-                finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, epilogue, out)
+                finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, *ends)
             first = end

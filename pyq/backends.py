@@ -29,12 +29,27 @@ ISA_NAMES = ("scalar", "avx2")
 
 
 @dataclass(frozen=True, eq=False)
+class Residual:
+    """What an epilogue adds before it stores: the other operand of an Add behind the product, as in a residual block.
+
+    ``product``: parameters by which the product is quantized first, its bounds included; ``operand``: those of the
+    array that comes with each call; ``scale``: of the sum.
+    """
+
+    product: QParams
+    operand: QParams
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class Epilogue:
     """What happens to an int32 accumulator before it is stored (see docs/numerics.md, "Requantize").
 
     ``dtype`` int32 stores ``acc + bias``; float32 stores ``float32(acc + bias) * multiplier + offset`` clamped to
     ``[low, high]``; uint8 and int8 store ``rne(clamp(float32(acc + bias) * multiplier)) + zero_point`` where the clamp
-    is ``[low, high]`` in the quantized domain, and then, if ``table`` is given, ``table[byte]``.
+    is ``[low, high]`` in the quantized domain, and then, if ``table`` is given, ``table[byte]``. With a ``residual``
+    the multiplier leads to the integers of ``residual.product``, and all else is about the sum; see
+    :func:`residual_epilogue`.
     """
 
     dtype: np.dtype[Any]
@@ -45,6 +60,7 @@ class Epilogue:
     low: float | None = None
     high: float | None = None
     table: NDArray[np.uint8] | None = None
+    residual: Residual | None = None
 
 
 def requantize_epilogue(
@@ -67,6 +83,25 @@ def requantize_epilogue(
     return Epilogue(np.dtype(out.dtype), bias, multiplier, None, int(out.zero_point), low, high, table)
 
 
+def residual_epilogue(
+    x_scale: float | NDArray[np.float32],
+    w_scale: float | NDArray[np.float32],
+    product: QParams,
+    operand: QParams,
+    out: QParams,
+    bias: NDArray[np.int32] | None = None,
+    table: NDArray[np.uint8] | None = None,
+) -> Epilogue:
+    """The epilogue of ``int8 op -> int8`` and an Add behind it, with the bits of the two one after the other.
+
+    ``product``, ``operand`` and ``out`` are the parameters of the operator's output, of the other operand of the Add
+    (uint8 or int8 in the shape of the output, the argument ``residual`` of the backend's call) and of the sum.
+    """
+    multiplier = requantize_epilogue(x_scale, w_scale, product).multiplier
+    residual = Residual(product, operand, float(out.scale))
+    return Epilogue(out.dtype, bias, multiplier, None, int(out.zero_point), out.qmin, out.qmax, table, residual)
+
+
 @dataclass(frozen=True)
 class ConvGeometry:
     """Strides, pads (ONNX order: all begins, then all ends) and dilations: of one to three spatial dimensions."""
@@ -86,13 +121,20 @@ class ConvGeometry:
 class Backend(Protocol):
     """What :mod:`pyq.ops` and the ONNX session call. Images are channels last, matrices row-major.
 
-    ``out``, where given, has the right shape and dtype and is returned.
+    ``out``, where given, has the right shape and dtype and is returned. ``residual``, uint8 or int8 in the shape of the
+    result, comes with an epilogue that adds one; it may be ``out`` itself, but not overlap it otherwise.
     """
 
     name: str
 
     def matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """``[M, K] x [K, N]`` to ``[M, N]``."""
 
@@ -104,6 +146,7 @@ class Backend(Protocol):
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """``[N, *spatial, C]`` to ``[N, *out, M]``; padding has the value ``x_zero_point``."""
 
@@ -132,7 +175,13 @@ class Backend(Protocol):
     ) -> NDArray[np.float32]:
         """uint8, int8 or int32 to float32."""
 
-    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def requantize(
+        self,
+        acc: NDArray[np.int32],
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """Apply an epilogue to int32 accumulators ``[..., N]``."""
 
 

@@ -50,6 +50,7 @@ class CBackend(KernelBackend):
 
     def prepare(self, epilogue: Epilogue, lowered: LoweredEpilogue, columns: int) -> Struct:
         """A ``pyq_epilogue``."""
+        total = ffi.NULL if lowered.sum is None else ffi.new("pyq_sum *", lowered.sum)
         fields = (
             OUTPUT_TYPES[epilogue.dtype],
             epilogue.zero_point,
@@ -59,18 +60,25 @@ class CBackend(KernelBackend):
             lowered.low,
             lowered.high,
             _pointer("uint8_t[]", epilogue.table),
+            total,
         )
-        return Struct(ffi.new("pyq_epilogue *", fields), (epilogue, lowered))
+        return Struct(ffi.new("pyq_epilogue *", fields), (epilogue, lowered, total))
 
     def run_matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
         """``pyq_run`` on rows taken as images of one pixel."""
         call = w.cached(
             ("pyq_call", epilogue, x_zero_point, x.dtype.char),
             lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()),
         )
-        _run(call, x, w, out)
+        _run(call, x, w, out, residual)
 
     def run_conv(
         self,
@@ -80,6 +88,7 @@ class CBackend(KernelBackend):
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
         """``pyq_run``."""
 
@@ -89,7 +98,7 @@ class CBackend(KernelBackend):
             return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets)
 
         call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry), prepare)
-        _run(call, x, w, out)
+        _run(call, x, w, out, residual)
 
     def _call(
         self,
@@ -109,10 +118,13 @@ class CBackend(KernelBackend):
         fields = (weights.c, finish.c, w.columns, size, channels, begin, end, out_size, stride, *counts)
         return Struct(ffi.new("pyq_call *", fields), (weights, finish))
 
-    def finish(self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any]) -> None:
+    def finish(
+        self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any], residual: NDArray[Any] | None
+    ) -> None:
         """``pyq_apply_epilogue``."""
         to = ffi.from_buffer(out, require_writable=True)
-        lib.pyq_apply_epilogue(ffi.from_buffer("int32_t[]", acc), *acc.shape, prepared.c, to)
+        addend = _pointer("uint8_t[]", residual)
+        lib.pyq_apply_epilogue(ffi.from_buffer("int32_t[]", acc), *acc.shape, prepared.c, addend, to)
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """``pyq_lookup``."""
@@ -157,8 +169,9 @@ class CBackend(KernelBackend):
         )
 
 
-def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any]) -> None:
-    result = lib.pyq_run(call.c, ffi.from_buffer(x), len(x), ffi.from_buffer(out))
+def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
+    addend = _pointer("uint8_t[]", residual)
+    result = lib.pyq_run(call.c, ffi.from_buffer(x), len(x), addend, ffi.from_buffer(out))
     if result == lib.PYQ_ABOVE_AMAX:
         raise above_amax(x, w)
     if result != lib.PYQ_OK:

@@ -30,9 +30,15 @@ class KernelBackend(ABC):
 
     @abstractmethod
     def run_matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any]
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
-        """The product of contiguous ``x``; ``out`` is contiguous."""
+        """The product of contiguous ``x``; ``out`` and ``residual`` are contiguous."""
 
     @abstractmethod
     def run_conv(
@@ -43,11 +49,12 @@ class KernelBackend(ABC):
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: NDArray[Any],
+        residual: NDArray[Any] | None,
     ) -> None:
-        """The convolution of contiguous ``x``; ``out`` is contiguous."""
+        """The convolution of contiguous ``x``; ``out`` and ``residual`` are contiguous."""
 
     @abstractmethod
-    def finish(self, acc: NDArray[np.int32], prepared: Any, out: NDArray[Any]) -> None:
+    def finish(self, acc: NDArray[np.int32], prepared: Any, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
         """The epilogue of accumulators ``[M, N]``."""
 
     @abstractmethod
@@ -71,11 +78,17 @@ class KernelBackend(ABC):
         """Arithmetic on two operands of the same shape; ``out`` is flat."""
 
     def matmul(
-        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue, out: NDArray[Any] | None = None
+        self,
+        x: NDArray[Any],
+        x_zero_point: int,
+        w: PackedWeight,
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
         written = _destination(out, (x.shape[0], w.columns), epilogue.dtype)
-        self.run_matmul(np.ascontiguousarray(x), x_zero_point, w, epilogue, written)
+        self.run_matmul(np.ascontiguousarray(x), x_zero_point, w, epilogue, written, _contiguous(residual))
         return _result(written, out)
 
     def conv(
@@ -86,11 +99,12 @@ class KernelBackend(ABC):
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
         size = geometry.output_size(x.shape[1:-1], w.shape[2:])
         written = _destination(out, (x.shape[0], *size, w.columns), epilogue.dtype)
-        self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written)
+        self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written, _contiguous(residual))
         return _result(written, out)
 
     def epilogue_of(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
@@ -98,13 +112,20 @@ class KernelBackend(ABC):
         correction = lowering.zero_point_correction(w, zero_point)
         return self.prepare(epilogue, lowering.lower_epilogue(epilogue, w.columns, correction), w.columns)
 
-    def requantize(self, acc: NDArray[np.int32], epilogue: Epilogue, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def requantize(
+        self,
+        acc: NDArray[np.int32],
+        epilogue: Epilogue,
+        out: NDArray[Any] | None = None,
+        residual: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """See the protocol."""
         written = _destination(out, acc.shape, epilogue.dtype)
         if acc.size:
             columns = acc.shape[-1]
             prepared = self.prepare(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
-            self.finish(np.ascontiguousarray(acc).reshape(-1, columns), prepared, written)
+            sums = np.ascontiguousarray(acc).reshape(-1, columns)
+            self.finish(sums, prepared, written, _contiguous(residual))
         return _result(written, out)
 
     def lookup(
@@ -161,6 +182,10 @@ class KernelBackend(ABC):
 def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
     return out if out is not None and out.flags.c_contiguous else np.empty(shape, dtype)
+
+
+def _contiguous(residual: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if residual is None else np.ascontiguousarray(residual)
 
 
 def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:

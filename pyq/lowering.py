@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.backends import ConvGeometry, Epilogue
+from pyq.backends import ConvGeometry, Epilogue, Residual
 from pyq.packing import PackedWeight
 from pyq.panels import NR
 from pyq.qparams import QParams
@@ -90,6 +90,33 @@ def _per_column(values: NDArray[Any] | None, columns: int, dtype: type) -> NDArr
     return np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype), (columns,)))
 
 
+class LoweredSum(NamedTuple):
+    """A residual as the kernels take it: ``pyq_sum`` in csrc/pyq.h."""
+
+    low: int
+    high: int
+    product_scale: float
+    residual_scale: float
+    residual_zero_point: int
+    residual_is_signed: bool
+    scale: float
+
+
+def lower_residual(residual: Residual) -> LoweredSum:
+    """The zero point of the product cancels out: only its bounds are counted from there."""
+    product, operand = residual.product, residual.operand
+    zero_point = int(product.zero_point)
+    return LoweredSum(
+        product.qmin - zero_point,
+        product.qmax - zero_point,
+        float(product.scale),
+        float(operand.scale),
+        int(operand.zero_point),
+        operand.dtype == np.int8,
+        residual.scale,
+    )
+
+
 class LoweredEpilogue(NamedTuple):
     """An epilogue as the kernels take it: contiguous arrays per column, finite float bounds minus the zero point."""
 
@@ -98,6 +125,7 @@ class LoweredEpilogue(NamedTuple):
     offset: NDArray[np.float32] | None
     low: float
     high: float
+    sum: LoweredSum | None = None
 
 
 def lower_epilogue(epilogue: Epilogue, columns: int, correction: NDArray[np.int32] | None = None) -> LoweredEpilogue:
@@ -116,6 +144,7 @@ def lower_epilogue(epilogue: Epilogue, columns: int, correction: NDArray[np.int3
         _per_column(epilogue.offset, columns, np.float32),
         -np.inf if low is None else low,
         np.inf if high is None else high,
+        None if epilogue.residual is None else lower_residual(epilogue.residual),
     )
 
 

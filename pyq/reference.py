@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pyq.qparams import QParams, dequantize_array, quantize_array
 
 if TYPE_CHECKING:
-    from pyq.backends import ConvGeometry, Epilogue
+    from pyq.backends import ConvGeometry, Epilogue, Residual
     from pyq.packing import PackedWeight
 
 _ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
@@ -105,8 +105,11 @@ def windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilati
     return np.lib.stride_tricks.as_strided(x, shape, (*x.strides[:2], *moves), writeable=False)
 
 
-def requantize(acc: np.ndarray, epilogue: Epilogue) -> np.ndarray:
-    """The integers or floats that an epilogue (`pyq.backends.Epilogue`) makes of int32 `acc` [..., N]."""
+def requantize(acc: np.ndarray, epilogue: Epilogue, residual: np.ndarray | None = None) -> np.ndarray:
+    """The integers or floats that an epilogue (`pyq.backends.Epilogue`) makes of int32 `acc` [..., N].
+
+    residual: uint8 or int8 in the shape of `acc`, for an epilogue that adds one.
+    """
     if epilogue.bias is not None:
         acc = acc + epilogue.bias
     if epilogue.dtype == np.int32:
@@ -119,12 +122,28 @@ def requantize(acc: np.ndarray, epilogue: Epilogue) -> np.ndarray:
             y = y if epilogue.offset is None else y + epilogue.offset
             bounded = epilogue.low is not None or epilogue.high is not None
             return np.clip(y, epilogue.low, epilogue.high, dtype=np.float32) if bounded else y
+    if epilogue.residual is not None and residual is not None:
+        y = _summed(y, epilogue.residual, residual)
     limits, zero = np.iinfo(epilogue.dtype), epilogue.zero_point
     low = limits.min if epilogue.low is None else epilogue.low
     high = limits.max if epilogue.high is None else epilogue.high
-    rounded = np.rint(np.clip(y, np.float32(low - zero), np.float32(high - zero)))
-    integers = (rounded.astype(np.int32) + zero).astype(epilogue.dtype)
+    integers = _clamped(y, low, high, zero).astype(epilogue.dtype)
     return integers if epilogue.table is None else _looked_up(integers, epilogue.table, epilogue.dtype)
+
+
+def _clamped(y: np.ndarray, low: float, high: float, zero_point: int) -> np.ndarray:
+    """`rne(clamp(y)) + zero_point`, int32, with the bounds low and high."""
+    rounded = np.rint(np.clip(y, np.float32(low - zero_point), np.float32(high - zero_point)))
+    return rounded.astype(np.int32) + zero_point
+
+
+def _summed(y: np.ndarray, residual: Residual, operand: np.ndarray) -> np.ndarray:
+    """The product quantized and dequantized, plus the dequantized `operand`; float32 in units of the sum."""
+    product = residual.product
+    integers = _clamped(y, product.qmin, product.qmax, int(product.zero_point)).astype(product.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        total = dequantize_array(integers, product) + dequantize_array(operand, residual.operand)
+        return total / np.float32(residual.scale)
 
 
 class ReferenceBackend:
@@ -139,11 +158,12 @@ class ReferenceBackend:
         w: PackedWeight,
         epilogue: Epilogue,
         out: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
     ) -> np.ndarray:
         """Product [M, K] x [K, N] through the epilogue, [M, N]."""
         _check_amax(x, w.amax)
         acc = matmul_integer(x, w.unpack(), x_zero_point, w.zero_point)
-        return _stored(requantize(acc, epilogue), out)
+        return _stored(requantize(acc, epilogue, residual), out)
 
     def conv(
         self,
@@ -153,12 +173,13 @@ class ReferenceBackend:
         geometry: ConvGeometry,
         epilogue: Epilogue,
         out: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
     ) -> np.ndarray:
         """Convolution of channels-last images through the epilogue, channels last."""
         _check_amax(x, w.amax)
         place = geometry.strides, geometry.pads, geometry.dilations, w.group
         acc = conv_integer(np.moveaxis(x, -1, 1), w.unpack(), x_zero_point, w.zero_point, *place)
-        return _stored(requantize(np.ascontiguousarray(np.moveaxis(acc, 1, -1)), epilogue), out)
+        return _stored(requantize(np.ascontiguousarray(np.moveaxis(acc, 1, -1)), epilogue, residual), out)
 
     def lookup(
         self, x: np.ndarray, table: np.ndarray, dtype: npt.DTypeLike, out: np.ndarray | None = None
@@ -189,9 +210,15 @@ class ReferenceBackend:
         """Integers to float32."""
         return _stored(dequantize_array(q, params), out)
 
-    def requantize(self, acc: np.ndarray, epilogue: Epilogue, out: np.ndarray | None = None) -> np.ndarray:
+    def requantize(
+        self,
+        acc: np.ndarray,
+        epilogue: Epilogue,
+        out: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Apply an epilogue to int32 accumulators [..., N]."""
-        return _stored(requantize(acc, epilogue), out)
+        return _stored(requantize(acc, epilogue, residual), out)
 
 
 def _check_amax(x: np.ndarray, amax: int) -> None:

@@ -66,10 +66,15 @@ class Builder:
         return Graph(self.nodes, self.constants, [ValueInfo("x")], [ValueInfo(name) for name in outputs], opset=21)
 
 
+def plan(graph: Graph) -> Plan:
+    """The graph as it stands, ready to run."""
+    steps = [int8_step(node, graph) or FloatStep(node, graph) for node in graph.sorted()]
+    return Plan(steps, graph.output_names)
+
+
 def run(graph: Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The outputs of the graph as it stands."""
-    steps = [int8_step(node, graph) or FloatStep(node, graph) for node in graph.sorted()]
-    return list(Plan(steps, graph.output_names).run(feeds).values())
+    return list(plan(graph).run(feeds).values())
 
 
 def operators(graph: Graph) -> Counter[str]:

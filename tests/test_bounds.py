@@ -42,6 +42,12 @@ def signed(b: Builder, y: str) -> str:
     return b.pair(b.op("Clip", y, b.constant(-1.25), b.constant(1)), SCALE, 0, "int8")
 
 
+def summed(b: Builder, y: str) -> str:
+    """The sum is bounded, from 10 - 32 / 8 to 10 + 96, and not what is added: integers up to 74 and 255."""
+    total = b.op("Add", clipped(b, y), b.pair(b.op("Conv", b.pair("x"), b.weight(6, 8, 3, 3), pads=[1, 1, 1, 1])))
+    return b.pair(b.op("Clip", total, b.constant(-0.125), b.constant(3)), SCALE, 10)
+
+
 CASES = [
     (clipped, 74, 6),
     (pooled, 74, 6),
@@ -49,6 +55,7 @@ CASES = [
     (through_a_table, 116, 6),
     (unbounded, 255, 6),
     (signed, 79, 6),
+    (summed, 106, 6),
 ]
 
 
@@ -66,9 +73,8 @@ def test_a_product_is_packed_for_what_can_reach_it(
 
 
 def _operators(between: Callable[[Builder, str], str]) -> dict[str, int]:
-    more = {pooled: {"int8.MaxPool": 1}, joined: {"int8.Concat": 1, "int8.Conv": 3, "QuantizeLinear": 2}}.get(
-        between, {}
-    )
+    branches = {"int8.Conv": 3, "QuantizeLinear": 2}
+    more = {pooled: {"int8.MaxPool": 1}, joined: {"int8.Concat": 1, **branches}, summed: branches}.get(between, {})
     return {"QuantizeLinear": 1, "int8.Conv": 2, **more}
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from exact import assert_same, full_range, wrapped
+from exact import assert_same, full_range, wide, wrapped
 from guarded import fatal_signal, guarded
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pyq
 from pyq._core import ffi, lib
-from pyq.backends import Epilogue, backend
+from pyq.backends import Epilogue, Residual, backend
+from pyq.lowering import lower_residual
+from pyq.qparams import QParams
 
 NR = 16
 CODES = {"int32": lib.PYQ_OUT_INT32, "float32": lib.PYQ_OUT_FLOAT32, "uint8": lib.PYQ_OUT_QUANTIZED}
@@ -40,10 +43,27 @@ def per_column(rng: np.random.Generator, columns: int, dtype: str) -> dict[str, 
     limits = np.iinfo(dtype)
     arguments["zero_point"] = int(rng.integers(limits.min, limits.max + 1))
     arguments["low"], arguments["high"] = sorted(rng.integers(limits.min, limits.max + 1, 2).tolist())
-    return {**arguments, "table": full_range(rng, (256,), np.uint8)}
+    arguments["table"] = full_range(rng, (256,), np.uint8)
+    if rng.random() < 0.5:
+        arguments["residual"] = Residual(params(rng), params(rng), float(np.exp2(rng.uniform(-2, 2))))
+    return arguments
 
 
-def expected(acc: np.ndarray, e: Epilogue) -> np.ndarray:
+def params(rng: np.random.Generator) -> QParams:
+    """Of uint8 or int8, with bounds within the range of the type."""
+    dtype = rng.choice(["uint8", "int8"])
+    limits = np.iinfo(dtype)
+    low, high = limits.min + np.sort(rng.choice(256, 2, replace=False))
+    zero_point = rng.integers(limits.min, limits.max + 1)
+    return QParams(np.exp2(rng.uniform(-2, 2)).astype(np.float32), zero_point, dtype, qmin=low, qmax=high)
+
+
+def addend(rng: np.random.Generator, e: Epilogue, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A residual for the epilogue, if it adds one."""
+    return None if e.residual is None else full_range(rng, shape, e.residual.operand.dtype)
+
+
+def expected(acc: np.ndarray, e: Epilogue, residual: np.ndarray | None = None) -> np.ndarray:
     """docs/numerics.md in NumPy: one float32 operation after the other."""
     sums = wrapped(acc.astype(np.int64) + (0 if e.bias is None else e.bias))
     if e.dtype == np.int32:
@@ -54,6 +74,12 @@ def expected(acc: np.ndarray, e: Epilogue) -> np.ndarray:
             y = y if e.offset is None else y + e.offset
             low, high = (-np.inf if e.low is None else e.low), (np.inf if e.high is None else e.high)
             return np.where(y < low, np.float32(low), np.where(y > high, np.float32(high), y))
+    if e.residual is not None:
+        p, r = e.residual.product, e.residual.operand
+        product = np.clip(np.rint(y), p.qmin - p.zero_point, p.qmax - p.zero_point).astype(np.float32)
+        total = product * p.scale + (wide(residual) - r.zero_point).astype(np.float32) * r.scale
+        y = total / np.float32(e.residual.scale)
+        assert y.dtype == np.float32
     limits = np.iinfo(e.dtype)
     low = limits.min if e.low is None else e.low
     high = limits.max if e.high is None else e.high
@@ -62,10 +88,18 @@ def expected(acc: np.ndarray, e: Epilogue) -> np.ndarray:
     return stored if e.table is None else e.table[stored.view(np.uint8)].view(e.dtype)
 
 
-def run(name: str, acc: np.ndarray, e: Epilogue, edge: str | None = None, short: str | None = None) -> np.ndarray:
+def run(
+    name: str,
+    acc: np.ndarray,
+    e: Epilogue,
+    edge: str | None = None,
+    short: str | None = None,
+    residual: np.ndarray | None = None,
+) -> np.ndarray:
     """What the epilogue `name` makes of a tile [rows, NR], in an output two columns wider than the tile.
 
-    edge and short as in test_kernels.py: guard pages, and the buffer that lacks its last element.
+    residual: [rows, NR], for an epilogue that adds one; it is laid out as the output. edge and short as in
+    test_kernels.py: guard pages, and the buffer that lacks its last element.
     """
 
     def put(which: str, values: np.ndarray | None) -> np.ndarray | None:
@@ -77,12 +111,15 @@ def run(name: str, acc: np.ndarray, e: Epilogue, edge: str | None = None, short:
     needed = len(acc) * stride - 2  # the last row has no columns to spare
     out = put("out", np.full(needed, 0x55, e.dtype))
     tile = put("tile", acc.reshape(-1))
+    if residual is not None:
+        residual = put("residual", np.pad(residual, ((0, 0), (0, 2))).reshape(-1)[:needed])
     arrays = {which: put(which, getattr(e, which)) for which in ("bias", "multiplier", "offset", "table")}
     quantized = e.dtype.itemsize == 1
     limits = np.iinfo(e.dtype if quantized else np.int32)
     low = e.low if e.low is not None else limits.min if quantized else -np.inf
     high = e.high if e.high is not None else limits.max if quantized else np.inf
     fields = {which: ffi.NULL if array is None else array.ctypes.data for which, array in arrays.items()}
+    total = None if e.residual is None else ffi.new("pyq_sum *", lower_residual(e.residual))
     c_epilogue = ffi.new(
         "pyq_epilogue *",
         {
@@ -94,10 +131,12 @@ def run(name: str, acc: np.ndarray, e: Epilogue, edge: str | None = None, short:
             "table": ffi.cast("uint8_t *", fields["table"]),
             "low": low - e.zero_point,
             "high": high - e.zero_point,
+            "sum": ffi.NULL if total is None else total,
         },
     )
     address = ffi.cast("int32_t *", tile.ctypes.data), ffi.cast("void *", out.ctypes.data)
-    EPILOGUES[name](address[0], len(acc), c_epilogue, 0, address[1], stride)
+    added = ffi.cast("uint8_t *", 0 if residual is None else residual.ctypes.data)
+    EPILOGUES[name](address[0], len(acc), c_epilogue, 0, added, address[1], stride)
     whole = np.append(out, np.full(2, 0x55, e.dtype)).reshape(len(acc), stride)
     assert (whole[:, NR:] == 0x55).all(), "wrote beyond the columns of the tile"
     return whole[:, :NR].copy()
@@ -109,21 +148,27 @@ def test_equals_the_numerics(name: str, seed: int, rows: int, dtype: str, edge: 
     """Random everything, and with an edge, every array at a guard page."""
     rng = np.random.default_rng(seed)
     acc, e = full_range(rng, (rows, NR), np.int32), Epilogue(**per_column(rng, NR, dtype))
-    assert_same(run(name, acc, e, edge), expected(acc, e), name)
+    residual = addend(rng, e, acc.shape)
+    assert_same(run(name, acc, e, edge, residual=residual), expected(acc, e, residual), name)
 
 
 @pytest.mark.parametrize(
     ("dtype", "short"),
     [(d, b) for d in CODES for b in ("tile", "out", "bias")]
-    + [("float32", "multiplier"), ("float32", "offset"), ("int8", "multiplier"), ("uint8", "table")],
+    + [("float32", "multiplier"), ("float32", "offset"), ("int8", "multiplier"), ("uint8", "table")]
+    + [("uint8", "residual")],
 )
 @every_epilogue
 def test_the_guard_pages_would_tell(name: str, dtype: str, short: str, rng: np.random.Generator) -> None:
     e = Epilogue(**per_column(rng, NR, dtype))
     if short == "table":  # let every output be the last entry
         e = Epilogue(e.dtype, None, np.full(NR, 1, np.float32), None, 0, 255, 255, e.table)
+    residual = None
+    if short == "residual":
+        e = replace(e, residual=Residual(params(rng), params(rng), 1.0))
+        residual = addend(rng, e, (2, NR))
     acc = full_range(rng, (2, NR), np.int32)
-    assert fatal_signal(lambda: run(name, acc, e, "end", short)) == signal.SIGSEGV
+    assert fatal_signal(lambda: run(name, acc, e, "end", short, residual)) == signal.SIGSEGV
 
 
 @every_epilogue
@@ -207,8 +252,10 @@ def test_multiply_and_add_are_two_roundings(name: str, rng: np.random.Generator)
 def test_backends_requantize_any_number_of_columns(name: str, seed: int, rows: int, columns: int, dtype: str) -> None:
     rng = np.random.default_rng(seed)
     acc, e = full_range(rng, (rows, columns), np.int32), Epilogue(**per_column(rng, columns, dtype))
-    assert_same(backend(name).requantize(acc, e), expected(acc, e), name)
+    residual = addend(rng, e, acc.shape)
+    wanted = expected(acc, e, residual)
+    assert_same(backend(name).requantize(acc, e, residual=residual), wanted, name)
     out = np.full((rows, 2 * columns), 0x55, e.dtype)
-    backend(name).requantize(acc, e, out[:, ::2])
-    assert_same(np.ascontiguousarray(out[:, ::2]), expected(acc, e), f"{name}, strided out")
+    backend(name).requantize(acc, e, out[:, ::2], residual)
+    assert_same(np.ascontiguousarray(out[:, ::2]), wanted, f"{name}, strided out")
     assert (out[:, 1::2] == 0x55).all()

@@ -15,7 +15,7 @@ from exact import assert_same, conv, full_range, matmul
 from guarded import fatal_signal, guarded
 
 from pyq import ops
-from pyq.backends import Epilogue, backend
+from pyq.backends import Epilogue, backend, residual_epilogue
 from pyq.packing import pack
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -71,6 +71,20 @@ def test_epilogue_arrays(name: str, edge: str, columns: int, dtype: str, rng: np
     assert_same(backend(name).matmul(guarded(a, edge), 5, packed, tight, out), expected, name)
     out = guarded(np.zeros((7, columns), dtype), edge)
     assert_same(backend(name).requantize(guarded(acc, edge), tight, out), expected, name)
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 21, 48])
+def test_residuals(name: str, edge: str, columns: int, rng: np.random.Generator) -> None:
+    a, packed = full_range(rng, (7, 12), "uint8"), pack(QTensor(weights(rng, 12, columns), 1.0))
+    epilogue = residual_epilogue(0.047, 0.01, SIGNED, UNSIGNED, SIGNED)
+    residual = full_range(rng, (7, columns), "uint8")
+    expected = REFERENCE.matmul(a, 5, packed, epilogue, residual=residual)
+    out = guarded(np.zeros((7, columns), "int8"), edge)
+    assert_same(backend(name).matmul(guarded(a, edge), 5, packed, epilogue, out, guarded(residual, edge)), expected)
+    acc, out = matmul(a, packed.unpack(), 5), guarded(np.zeros((7, columns), "int8"), edge)
+    assert_same(backend(name).requantize(guarded(acc, edge), epilogue, out, guarded(residual, edge)), expected)
 
 
 @pytest.mark.parametrize("backend", ["c", "numba"], indirect=True)

@@ -68,8 +68,9 @@ DEFINE(quads8p4, 1, quads8, int8_t)
 DEFINE(quads8p4, 4, quads8, int8_t)
 DEFINE(taps16, 1, taps16, int16_t)
 
-void pyq_scalar_requantize(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column, void *out,
-                           int64_t stride) {
+void pyq_scalar_requantize(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
+                           const uint8_t *residual, void *out, int64_t stride) {
     for (int64_t r = 0; r < rows; r++)
-        for (int c = 0; c < PYQ_NR; c++) requantize_one(tile[r * PYQ_NR + c], e, column + c, out, r * stride + c);
+        for (int c = 0; c < PYQ_NR; c++)
+            requantize_one(tile[r * PYQ_NR + c], e, column + c, residual, out, r * stride + c);
 }

@@ -56,7 +56,7 @@ def _output_bounds(node: Node, known: dict[str, Bounds], domain: str, data_movem
         return (min(p[0] for p in found), max(p[1] for p in found)) if len(found) == len(parts) else None
     if node.domain != domain:
         return None
-    out = attributes.get("out")
+    out = attributes.get("sum") or attributes.get("out")  # of a product with a residual, or by itself
     return _of(None if out is None else (out.qmin, out.qmax), attributes.get("table"), attributes)
 
 

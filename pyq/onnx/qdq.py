@@ -1,7 +1,7 @@
 """The int8 parts of a QDQ graph: dequantize -> operator -> quantize becomes one int8 node.
 
 A QDQ graph is a float graph in which QuantizeLinear / DequantizeLinear pairs say where int8 is wanted. `fuse`
-walks it once, in order, with four rules:
+walks it once, in order, with the first four of these rules:
 
 1. an operator with an int8 kernel (Conv, MatMul, Add, AveragePool ...) whose inputs are dequantized takes the
    integers, and swallows its bias, a following Relu or Clip, and the QuantizeLinear;
@@ -9,7 +9,8 @@ walks it once, in order, with four rules:
    integers, and the DequantizeLinear goes behind it;
 3. an element-wise region of one variable between a DequantizeLinear and a QuantizeLinear is a 256-entry
    table, and a table that follows a Conv, a MatMul or another table becomes part of that;
-4. a DequantizeLinear followed by a QuantizeLinear cancels, or is a table when their parameters differ.
+4. a DequantizeLinear followed by a QuantizeLinear cancels, or is a table when their parameters differ;
+5. an Add becomes part of the Conv or MatMul that makes one of its operands (`pyq.onnx.residuals`).
 
 What no rule covers stays as it was, between the QuantizeLinear and DequantizeLinear nodes of the graph. The
 int8 nodes live in the domain "pyq"; `pyq.onnx.steps` says which attributes they have beside those of ONNX.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from pyq.onnx.bounds import bound_products
 from pyq.onnx.contrib import CONTRIB
 from pyq.onnx.matching import Matcher, Quantized, Tail, accumulator_bias
+from pyq.onnx.residuals import merge_residuals
 from pyq.onnx.steps import DOMAIN, product_attributes
 from pyq.qparams import QParams, dequantize_array, quantize_array
 from pyq.quantization.graph import Graph, Node
@@ -64,6 +66,7 @@ def fuse(graph: Graph) -> Graph:
         fuser.visit(node)
     fused = replace(graph.copy(), nodes=fuser.nodes, constants=fuser.constants)
     fused.prune()
+    merge_residuals(fused)
     merge_tables(fused)
     dequantize_constants(fused, fuser)
     bound_products(fused, DOMAIN, DATA_MOVEMENT)

@@ -8,13 +8,13 @@ convolution reads `x.transpose(0, 2, 3, 1)`, which costs nothing where x came fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
+from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue, residual_epilogue
 from pyq.checks import BYTES
 from pyq.geometry import channels_first, channels_last, place
 from pyq.lowering import memory_order
@@ -75,13 +75,14 @@ def product_attributes(
     """
     dtype = np.dtype(np.float32) if out is None else out.dtype
     values = {"x": x, "weight": weight, "bias": bias, "out": out, "low": low, "high": high}
-    return {**values, "table": None, "dtype": dtype}
+    return {**values, "residual": None, "sum": None, "table": None, "dtype": dtype}
 
 
 class ProductStep(Int8Step):
     """A product with constant weights, packed here; see `product_attributes`.
 
-    Attributes beside those: table (uint8[256] for the output's bytes, or None) and dtype of the result.
+    Attributes beside those: residual, parameters of a second input, which is added to the quantized product, and sum,
+    those of the result (both None without); table (uint8[256] for the output's bytes, or None) and dtype of the result.
     """
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
@@ -89,16 +90,32 @@ class ProductStep(Int8Step):
         attributes = node.attributes
         self._x: QParams = attributes["x"]
         self._zero_point = int(self._x.zero_point)
-        self._dtype: np.dtype[Any] = attributes["dtype"]
+        self._bias, self._dtype = attributes["bias"], attributes["dtype"]
         group, dilations = attributes.get("group", 1), attributes.get("dilations")
         amax = attributes.get("amax", 255)
         self._weight = pack(attributes["weight"], amax=amax, group=group, dilations=dilations)
+        self._out, self._residual, self._sum = (attributes[key] for key in ("out", "residual", "sum"))
+        self._table: NDArray[np.uint8] | None = attributes["table"]
         self._epilogue = _epilogue(node)
 
-    def _check(self, x: Array, axis: int, size: int) -> None:
-        """The backend trusts its caller: nothing but `x` of the right type and depth may reach it."""
-        if x.dtype != self._x.dtype:
-            raise TypeError(f"{self.name}: input {self.inputs[0]!r} is {x.dtype}, expected {self._x.dtype}")
+    @cached_property
+    def _plain(self) -> Epilogue:
+        """The epilogue without residual and table, which `_added` sees to."""
+        return requantize_epilogue(self._x.scale, self._weight.scale, self._out, self._bias)
+
+    def _added(self, product: Array, residual: Array, out: Buffers) -> Array:
+        """The sum by itself, where shapes broadcast: an epilogue adds only what has the shape of the product."""
+        shape = np.broadcast_shapes(product.shape, residual.shape)
+        y = take_like(product if product.shape == shape else residual, shape, self._sum.dtype, out)
+        backend = current_backend()
+        total = backend.binary("add", product, self._out, residual, self._residual, self._sum, y)
+        return total if self._table is None else backend.lookup(total, self._table, self._dtype)
+
+    def _check(self, x: Array, residual: list[Array], axis: int, size: int) -> None:
+        """The backend trusts its caller: nothing but inputs of the right type and depth may reach it."""
+        for index, (value, params) in enumerate(zip((x, *residual), (self._x, self._residual), strict=False)):
+            if value.dtype != params.dtype:
+                raise TypeError(f"{self.name}: input {index} is {value.dtype}, expected {params.dtype}")
         if x.shape[axis] != size:
             raise ValueError(f"{self.name}: input of shape {x.shape}, expected {size} along axis {axis}")
 
@@ -106,8 +123,11 @@ class ProductStep(Int8Step):
 def _epilogue(node: Node) -> Epilogue:
     """The epilogue that the attributes of a product describe."""
     x, weight, bias, out = (node.attributes[key] for key in ("x", "weight", "bias", "out"))
+    residual, total, table = (node.attributes[key] for key in ("residual", "sum", "table"))
+    if residual is not None:
+        return residual_epilogue(x.scale, weight.scale, out, residual, total, bias, table)
     if out is not None:
-        return requantize_epilogue(x.scale, weight.scale, out, bias, table=node.attributes["table"])
+        return requantize_epilogue(x.scale, weight.scale, out, bias, table=table)
     multiplier = np.atleast_1d(x.scale * weight.scale)
     in_units = bias is None or bias.dtype == np.int32
     integers, offset = (bias, None) if in_units else (None, bias)
@@ -116,21 +136,24 @@ def _epilogue(node: Node) -> Epilogue:
 
 
 class MatMulStep(ProductStep):
-    """x [..., K] times a constant [K, N]."""
+    """x [..., K] times a constant [K, N], and perhaps a residual to add."""
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         """See `pyq.onnx.step.Step.run`."""
-        (x,) = self.operands(inputs)
+        x, *residual = self.operands(inputs)
         k, n = self._weight.shape
-        self._check(x, -1, k)
-        rows = x.reshape(-1, k)
+        self._check(x, residual, -1, k)
+        shape, rows = (*x.shape[:-1], n), x.reshape(-1, k)
+        product = partial(current_backend().matmul, rows, self._zero_point, self._weight)
+        if any(r.shape != shape for r in residual):
+            return [self._added(product(self._plain).reshape(shape), residual[0], out)]
         y = out.take((len(rows), n), self._epilogue.dtype)
-        current_backend().matmul(rows, self._zero_point, self._weight, self._epilogue, y)
-        return [y.view(self._dtype).reshape(*x.shape[:-1], n)]
+        product(self._epilogue, y, *(r.reshape(-1, n) for r in residual))
+        return [y.view(self._dtype).reshape(shape)]
 
 
 class ConvStep(ProductStep):
-    """Convolution of x [N, C, *spatial]. ONNX attributes of Conv."""
+    """Convolution of x [N, C, *spatial], and perhaps a residual to add. ONNX attributes of Conv."""
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
@@ -140,14 +163,17 @@ class ConvStep(ProductStep):
 
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         """See `pyq.onnx.step.Step.run`."""
-        (x,) = self.operands(inputs)
+        x, *residual = self.operands(inputs)
         filters, depth, *kernel = self._weight.shape
         if x.ndim != len(kernel) + 2:
             raise ValueError(f"{self.name}: input of shape {x.shape}, expected {len(kernel) + 2} dimensions")
-        self._check(x, 1, depth * self._weight.group)
+        self._check(x, residual, 1, depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
+        product = partial(current_backend().conv, channels_last(x), self._zero_point, self._weight, geometry)
+        if any(r.shape != (x.shape[0], filters, *size) for r in residual):
+            return [self._added(channels_first(product(self._plain)), residual[0], out)]
         y = out.take((x.shape[0], *size, filters), self._epilogue.dtype)
-        current_backend().conv(channels_last(x), self._zero_point, self._weight, geometry, self._epilogue, y)
+        product(self._epilogue, y, *map(channels_last, residual))
         return [channels_first(y.view(self._dtype))]
 
     def _geometry(self, size: tuple[int, ...]) -> tuple[ConvGeometry, tuple[int, ...]]:
