@@ -89,7 +89,7 @@ def as_filters(w: QTensor, group: int) -> QTensor:
     if w.axis not in (None, 1):
         raise ValueError(f"w: quantized along axis {w.axis}, expected 1 (the output channels) or None")
     channels, filters, *kernel = w.shape
-    if channels % group:
+    if group < 1 or channels % group:
         raise ValueError(f"group: got {group}, expected a divisor of the {channels} input channels")
     data = w.data.reshape(group, channels // group, filters, *kernel).swapaxes(1, 2)
     data = data.reshape(group * filters, channels // group, *kernel)
