@@ -61,7 +61,7 @@ def conv_transpose(
         raise TypeError(f"w: expected a QTensor or a PackedTransposed, got {type(w).__name__}")
     images, packed = _packed(x.data, w, layout, group, strides, dilations)
     placement = _placed(images, packed, pads, auto_pad, output_padding, output_shape)
-    epilogue = epilogue_of(x, packed.first, bias, out, activation)
+    epilogue = epilogue_of(x, packed, bias, out, activation)
     y = run_phases(images, int(x.zero_point), packed, placement, epilogue)
     return quantized(in_layout(y, layout), out)
 

@@ -13,6 +13,7 @@ from pyq.geometry import channels_first
 from pyq.packing import PackedWeight
 from pyq.qparams import QParams, as_float32, quantize_array
 from pyq.tensor import QTensor
+from pyq.transposed import PackedTransposed
 
 Activation: TypeAlias = str | tuple[float | None, float | None] | None
 
@@ -23,7 +24,11 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {"relu": (0.0, None), "r
 
 
 def epilogue_of(
-    x: QTensor, w: PackedWeight, bias: npt.ArrayLike | None, out: QParams | None, activation: Activation
+    x: QTensor,
+    w: PackedWeight | PackedTransposed,
+    bias: npt.ArrayLike | None,
+    out: QParams | None,
+    activation: Activation,
 ) -> Epilogue:
     """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
     bounds = _bounds(activation)
@@ -42,7 +47,7 @@ def epilogue_of(
 
 def _make_epilogue(
     x_scale: np.ndarray,
-    w: PackedWeight,
+    w: PackedWeight | PackedTransposed,
     bias: np.ndarray | None,
     out: QParams | None,
     bounds: tuple[float | None, float | None],

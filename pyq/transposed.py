@@ -1,4 +1,4 @@
-"""Transposed convolutions as ordinary ones: their phases, and the weights of each phase packed.
+"""Transposed convolutions as ordinary ones: their phases, and the weights of the phases packed.
 
 A transposed convolution adds `x[i] * w[k]` to `y[i * stride + k * dilation - pad]`. Outputs whose index, counted from
 the one of the first input and the first tap, leaves the same remainder modulo the stride, its *residue*, meet the same
@@ -6,15 +6,18 @@ taps: every `stride / gcd(stride, dilation)`-th. Seen from them, i decreases by 
 one such tap to the next. So each residue is a convolution of stride 1 with these taps in reverse order, one *phase*,
 and prod(strides) of them interleave to the output. No product is made twice, and none with an inserted zero.
 (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4, has the zeros.)
+
+Phases with equally many taps read nearly the same windows. They are packed as one product with a column for each phase
+and output channel, which fills panels also where there are few channels: the last layers of decoders have 1 to 32.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,17 +32,27 @@ from pyq.tensor import QTensor
 Residue = tuple[int, ...]
 
 
+class PhaseSet(NamedTuple):
+    """Phases that are columns of one product.
+
+    residues: one for each phase. weight: filters ``(phases * M, C / group, *taps)``, phase by phase; None for phases
+    without taps.
+    """
+
+    residues: tuple[Residue, ...]
+    weight: PackedWeight | None
+
+
 @dataclass(frozen=True, eq=False)
 class PackedTransposed:
     """Weights packed by :func:`pack_transposed`. Immutable.
 
-    shape: ``(C, M / group, *kernel)``, that of the weights. phases: by residue, the filters ``(M, C / group, *taps)``
-    of each phase that has taps.
+    shape: ``(C, M / group, *kernel)``, that of the weights. scale: float32, one or ``[M]``. sets: all phases.
 
     >>> import numpy as np, pyq
     >>> w = pyq.quantize(np.ones((8, 4, 3, 3), np.float32), dtype="int8", axis=1)
     >>> packed = pyq.pack_transposed(w, strides=(2, 2))
-    >>> [phase.shape[2:] for phase in packed.phases.values()]
+    >>> [phases.weight.shape[2:] for phases in packed.sets]
     [(2, 2), (2, 1), (1, 2), (1, 1)]
     """
 
@@ -47,17 +60,27 @@ class PackedTransposed:
     group: int
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
-    phases: Mapping[Residue, PackedWeight]
+    scale: NDArray[np.float32]
+    sets: tuple[PhaseSet, ...]
 
     @property
-    def first(self) -> PackedWeight:
-        """The phase of the first tap. Every kernel has it; all phases have its columns, scales and zero points."""
-        return self.phases[(0,) * len(self.strides)]
+    def columns(self) -> int:
+        """Output channels."""
+        return self.shape[1] * self.group
+
+    @property
+    def weights(self) -> list[PackedWeight]:
+        """Those of all sets; the first phase always has taps."""
+        return [phases.weight for phases in self.sets if phases.weight is not None]
 
     @property
     def nbytes(self) -> int:
         """Bytes that the packed weights take in memory."""
-        return sum(phase.nbytes for phase in self.phases.values())
+        return sum(weight.nbytes for weight in self.weights)
+
+    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """As :meth:`pyq.packing.PackedWeight.cached`."""
+        return self.weights[0].cached(key, make)
 
 
 def pack_transposed(
@@ -107,19 +130,35 @@ def pack_phases(
     prove: bool = True,
 ) -> PackedTransposed:
     """Pack filters ``(M, C / group, *kernel)``; the other arguments as in :func:`pack_transposed`."""
-    depth, *kernel = filters.shape[1:]
+    columns, depth, *kernel = filters.shape
     steps = check_integers("strides", strides, len(kernel), 1, 1)
     gaps = check_integers("dilations", dilations, len(kernel), 1, 1)
-    phases = {}
+    together: dict[tuple[int, ...], list[Residue]] = {}
     for residue in itertools.product(*map(range, steps)):
-        met = [taps(*along) for along in zip(kernel, steps, gaps, residue, strict=True)]
-        if all(met):
-            index = np.ix_(*map(range, filters.shape[:2]), *(places[::-1] for places in met))
-            part = QTensor(filters.data[index], filters.scale, filters.zero_point, filters.axis)
-            inner = [_inner_dilation(step, gap) for step, gap in zip(steps, gaps, strict=True)]
-            phases[residue] = pack(part, amax=amax, group=group, dilations=inner, prove=prove)
-    shape = (depth * group, len(filters.data) // group, *kernel)
-    return PackedTransposed(shape, group, steps, gaps, phases)
+        counts = tuple(len(taps(*along)) for along in zip(kernel, steps, gaps, residue, strict=True))
+        together.setdefault(counts if group == 1 else residue, []).append(residue)  # columns of a group stand together
+    inner = tuple(map(_inner_dilation, steps, gaps))
+    sets = []
+    for residues in together.values():
+        part = _phase_filters(filters, residues, steps, gaps)
+        weight = None if 0 in part.shape else pack(part, amax=amax, group=group, dilations=inner, prove=prove)
+        sets.append(PhaseSet(tuple(residues), weight))
+    return PackedTransposed((depth * group, columns // group, *kernel), group, steps, gaps, filters.scale, tuple(sets))
+
+
+def _phase_filters(
+    filters: QTensor, residues: Sequence[Residue], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> QTensor:
+    """The filters of phases with equally many taps, one phase after the other."""
+    columns, depth, *kernel = filters.shape
+    parts = []
+    for residue in residues:
+        met = map(taps, kernel, strides, dilations, residue)
+        parts.append(filters.data[np.ix_(range(columns), range(depth), *(places[::-1] for places in met))])
+    data = np.concatenate(parts)
+    if filters.axis is None:
+        return QTensor(data, filters.scale, filters.zero_point)
+    return QTensor(data, np.tile(filters.scale, len(parts)), np.tile(filters.zero_point, len(parts)), 0)
 
 
 def taps(kernel: int, stride: int, dilation: int, residue: int) -> range:
@@ -138,58 +177,64 @@ def _inner_dilation(stride: int, dilation: int) -> int:
     return dilation // math.gcd(stride, dilation)
 
 
-class PhasePlace(NamedTuple):
-    """Where one phase reads and writes: slices of the spatial dimensions.
+class Target(NamedTuple):
+    """Outputs of one phase, slices of spatial dimensions: where they are in what its set makes, and where they go."""
 
-    geometry: of the convolution of ``source``; None when no tap meets the image, so that the outputs are sums of
-    nothing.
+    phase: int
+    made: tuple[slice, ...]
+    whole: tuple[slice, ...]
+
+
+class SetPlace(NamedTuple):
+    """Where a set of phases reads and writes; geometry: of the convolution of ``source``, a part of the images.
+
+    None when no window meets the images, so that all outputs are sums of nothing.
     """
 
-    residue: Residue
     source: tuple[slice, ...]
-    target: tuple[slice, ...]
     geometry: ConvGeometry | None
+    targets: tuple[Target, ...]
+
+
+class _Line(NamedTuple):
+    """A phase along one dimension: the first input of its first window, inputs behind the first of each window."""
+
+    start: int
+    reach: int
+    outputs: int
+    whole: slice
+
+
+def _line(kernel: int, stride: int, dilation: int, pad: int, out: int, residue: int) -> _Line:
+    first = (residue - pad) % stride  # output of this phase that is not cut off
+    met, whole = taps(kernel, stride, dilation, residue), slice(first, out, stride)
+    start = (first + pad - met[-1] * dilation) // stride if met else 0
+    return _Line(start, (len(met) - 1) * _inner_dilation(stride, dilation), len(range(first, out, stride)), whole)
 
 
 @lru_cache(maxsize=1024)
-def phase_places(sizes: tuple[int, ...], placement: Placement) -> tuple[PhasePlace, ...]:
-    """The phases of a transposed convolution, placed on images of spatial ``sizes``."""
-    begins = placement.pads[: len(sizes)]
-    numbers = sizes, placement.kernel, placement.strides, placement.dilations, begins, placement.out
-    inner = tuple(map(_inner_dilation, placement.strides, placement.dilations))
-    places = []
-    for spans in itertools.product(*map(_spans, *numbers)):
-        geometry = None
-        if all(span.source.start < span.source.stop for span in spans):
-            pads = (*(span.begin for span in spans), *(span.end for span in spans))
-            geometry = ConvGeometry((1,) * len(sizes), pads, inner)
-        residue, source, target, *_ = zip(*spans, strict=True)
-        places.append(PhasePlace(residue, source, target, geometry))
-    return tuple(places)
-
-
-class _Span(NamedTuple):
-    """A phase along one dimension; begin, end: padding of its source."""
-
-    residue: int
-    source: slice
-    target: slice
-    begin: int
-    end: int
-
-
-def _spans(size: int, kernel: int, stride: int, dilation: int, pad: int, out: int) -> list[_Span]:
-    spans = []
-    for first in range(min(stride, out)):
-        index = first + pad  # of the phase's first output, before anything is cut off
-        met = taps(kernel, stride, dilation, index % stride)
-        start = stop = 0
-        if met:  # the last tap meets the first input of a window
-            start = (index - met[-1] * dilation) // stride
-            stop = (index - met[0] * dilation) // stride + len(range(first, out, stride))
-        source = slice(max(start, 0), min(stop, size))
-        spans.append(_Span(index % stride, source, slice(first, out, stride), max(-start, 0), max(stop - size, 0)))
-    return spans
+def set_place(sizes: tuple[int, ...], placement: Placement, residues: tuple[Residue, ...]) -> SetPlace:
+    """The phases of one set of a transposed convolution, placed on images of spatial ``sizes``."""
+    numbers = placement.kernel, placement.strides, placement.dilations, placement.pads[: len(sizes)], placement.out
+    phases = {index: tuple(map(_line, *numbers, residue)) for index, residue in enumerate(residues)}
+    phases = {index: lines for index, lines in phases.items() if all(line.outputs for line in lines)}
+    if not phases:  # the output is shorter than the stride
+        return SetPlace((), None, ())
+    axes = list(zip(*phases.values(), strict=True))
+    starts = [min(line.start for line in axis) for axis in axes]
+    stops = [max(line.start + line.outputs + line.reach for line in axis) for axis in axes]
+    targets = []
+    for index, lines in phases.items():
+        begins = [line.start - start for line, start in zip(lines, starts, strict=True)]
+        made = tuple(slice(begin, begin + line.outputs) for line, begin in zip(lines, begins, strict=True))
+        targets.append(Target(index, made, tuple(line.whole for line in lines)))
+    source = tuple(slice(max(a, 0), min(b, size)) for a, b, size in zip(starts, stops, sizes, strict=True))
+    geometry = None
+    if all(part.start < part.stop for part in source):
+        pads = *(max(-a, 0) for a in starts), *(max(b - size, 0) for b, size in zip(stops, sizes, strict=True))
+        inner = tuple(map(_inner_dilation, placement.strides, placement.dilations))
+        geometry = ConvGeometry((1,) * len(sizes), pads, inner)
+    return SetPlace(source, geometry, tuple(targets))
 
 
 def run_phases(
@@ -200,14 +245,40 @@ def run_phases(
     epilogue: Epilogue,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """The transposed convolution of ``[N, *spatial, C]``: ``[N, *placement.out, M]``, in ``out`` if given."""
-    if out is None:
-        out = np.empty((len(images), *placement.out, w.first.columns), epilogue.dtype)
+    """The transposed convolution of ``[N, *spatial, C]``: ``[N, *placement.out, M]``, in ``out`` if given.
+
+    epilogue: of M columns. out: contiguous.
+    """
     backend, every, images = current_backend(), slice(None), np.ascontiguousarray(images)
-    for residue, source, target, geometry in phase_places(images.shape[1:-1], placement):
-        part = out[(every, *target)]
-        if geometry is not None:
-            backend.conv(images[(every, *source)], zero_point, w.phases[residue], geometry, epilogue, part)
-        else:
-            part[...] = backend.requantize(np.zeros((1, out.shape[-1]), np.int32), epilogue)
+    if out is None:
+        out = np.empty((len(images), *placement.out, w.columns), epilogue.dtype)
+    pixel = np.dtype((np.void, epilogue.dtype.itemsize * w.columns))  # NumPy copies one element faster than a run
+    pixels = out.view(pixel)[..., 0]
+    for residues, weight in w.sets:
+        source, geometry, targets = set_place(images.shape[1:-1], placement, residues)
+        if weight is None or geometry is None:
+            nothing = backend.requantize(np.zeros((1, w.columns), np.int32), epilogue)
+            for target in targets:
+                pixels[(every, *target.whole)] = nothing.view(pixel)[0]
+            continue
+        repeated = weight.cached(("repeated", epilogue), partial(_repeated, epilogue, len(residues), w.columns))
+        whole = out if len(targets) == 1 and math.prod(w.strides) == 1 else None
+        y = backend.conv(images[(every, *source)], zero_point, weight, geometry, repeated, whole)
+        if whole is None:
+            made = y.view(pixel)
+            for target in targets:
+                pixels[(every, *target.whole)] = made[..., target.phase][(every, *target.made)]
     return out
+
+
+def _repeated(epilogue: Epilogue, times: int, columns: int) -> Epilogue:
+    """The epilogue of ``times`` as many columns."""
+    if times == 1:
+        return epilogue
+
+    def each(values: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if values is None else np.tile(np.broadcast_to(values, (columns,)), times)
+
+    return replace(
+        epilogue, bias=each(epilogue.bias), multiplier=each(epilogue.multiplier), offset=each(epilogue.offset)
+    )

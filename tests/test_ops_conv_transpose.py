@@ -149,9 +149,15 @@ def test_packed_weights(group: int) -> None:
 def test_phases_hold_each_tap_once() -> None:
     w = QTensor(np.arange(1, 61, dtype=np.uint8).reshape(2, 3, 5, 2), 1.0)
     packed = pack_transposed(w, strides=(3, 4), dilations=(2, 2))
-    assert sorted(packed.phases) == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0), (2, 2)]
-    assert sorted(np.concatenate([phase.unpack().ravel() for phase in packed.phases.values()])) == list(range(1, 61))
-    assert packed.nbytes == sum(phase.nbytes for phase in packed.phases.values())
+    shapes = {residues: None if weight is None else weight.shape for residues, weight in packed.sets}
+    assert shapes == {
+        ((0, 0), (0, 2), (2, 0), (2, 2)): (12, 2, 2, 1),
+        ((0, 1), (0, 3), (2, 1), (2, 3)): None,
+        ((1, 0), (1, 2)): (6, 2, 1, 1),
+        ((1, 1), (1, 3)): None,
+    }
+    assert sorted(np.concatenate([weight.unpack().ravel() for weight in packed.weights])) == list(range(1, 61))
+    assert packed.nbytes == sum(weight.nbytes for weight in packed.weights)
 
 
 def test_images_may_be_none() -> None:

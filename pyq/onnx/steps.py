@@ -188,7 +188,7 @@ class ConvTransposeStep(ProductStep):
         if size not in self._placed:
             self._placed[size] = place_transposed(size, kernel, **self._spatial)
         placed = self._placed[size]
-        y = out.take((len(x), *placed.out, self._weight.first.columns), self._epilogue.dtype)
+        y = out.take((len(x), *placed.out, self._weight.columns), self._epilogue.dtype)
         run_phases(channels_last(x), self._zero_point, self._weight, placed, self._epilogue, y)
         return [channels_first(y.view(self._dtype))]
 
