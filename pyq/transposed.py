@@ -98,6 +98,11 @@ def pack_transposed(
     are those of every group. strides, dilations: of the convolution, 1 by default. amax, prove: as in ``pack``.
 
     TypeError for another dtype, ValueError for a shape, axis, group, stride, dilation or amax that is not allowed.
+
+    >>> import pyq
+    >>> packed = pack_transposed(QTensor(np.ones((1, 1, 2), np.int8), 0.5), strides=(2,))
+    >>> pyq.conv_transpose(QTensor(np.array([[[1, 2]]], np.uint8), 1.0), packed)
+    array([[[0.5, 0.5, 1. , 1. ]]], dtype=float32)
     """
     group = check_integer("group", group, 1, 1)
     return pack_phases(as_filters(w, group), strides, dilations, group, amax, prove)

@@ -284,21 +284,24 @@ def test_16_bit_integers_stay_with_the_reference() -> None:
     check(b.graph(b.quantize(y)), {"QuantizeLinear": 2, "DequantizeLinear": 1, "Relu": 1})
 
 
-@pytest.mark.parametrize("op_type", ["Relu", "Add", "Concat", "Conv", "MaxPool"])
+@pytest.mark.parametrize("op_type", ["Relu", "Add", "Concat", "Conv", "ConvTranspose", "MaxPool"])
 def test_integers_of_another_type_than_the_zero_point_are_an_error(op_type: str) -> None:
     """A broken model: bytes are expected and 16-bit integers come."""
     b = Builder()
     x = b.dequantize(b.op("Cast", "x", to=5))
-    other = [x] if op_type in ("Add", "Concat") else [b.weight(6, 8, 3, 3)] if op_type == "Conv" else []
+    weight = b.weight(8, 8, 3, 3, axis=None)
+    other = [x] if op_type in ("Add", "Concat") else [weight] if op_type.startswith("Conv") else []
     attributes: dict[str, dict[str, Any]] = {"Concat": {"axis": 0}, "MaxPool": {"kernel_shape": [2, 2]}}
     y = b.op(op_type, x, *other, **attributes.get(op_type, {}))
     with pytest.raises((TypeError, ValueError), match="int16"):
         run(fuse(b.graph(b.quantize(y, 2**-4))), {"x": np.zeros(IMAGE, np.float32)})
 
 
-def test_wrong_channels_are_an_error() -> None:
-    graph = fuse(product_graph(lambda b: b.weight(6, 8, 3, 3)))
-    with pytest.raises(ValueError, match=r"Conv\d+_0: input of shape \(2, 7, 9, 9\), expected 8 along axis 1"):
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_wrong_images_are_an_error(op_type: str) -> None:
+    axis = 0 if op_type == "Conv" else 1
+    graph = fuse(product_graph(lambda b: b.weight(8, 8, 3, 3, axis=axis), op_type))
+    with pytest.raises(ValueError, match=rf"{op_type}\d+_0: input of shape \(2, 7, 9, 9\), expected 8 along axis 1"):
         run(graph, {"x": np.zeros((2, 7, 9, 9), np.float32)})
     with pytest.raises(ValueError, match=r"input of shape \(2, 8, 9\), expected 4 dimensions"):
         run(graph, {"x": np.zeros((2, 8, 9), np.float32)})
