@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyq.backends import available_backends, use_backend
 from pyq.config import get_num_threads, kernels_available, set_num_threads, show_config
+from pyq.conv_transpose import conv_transpose, conv_transpose_integer
 from pyq.elementwise import add, concat, div, mul, sub
 from pyq.errors import FormatError, UnsupportedOperator
 from pyq.ops import conv, conv_integer, linear, matmul, matmul_integer
@@ -19,6 +20,7 @@ from pyq.pooling import average_pool, global_average_pool, global_max_pool, max_
 from pyq.softmax import softmax
 from pyq.tables import UnaryTable, requantize, unary, unary_table
 from pyq.tensor import QParams, QTensor, choose_qparams, dequantize, quantize
+from pyq.transposed import PackedTransposed, pack_transposed
 
 if TYPE_CHECKING:
     from pyq.onnx.quantize import quantize_model
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "FormatError",
+    "PackedTransposed",
     "PackedWeight",
     "QParams",
     "QTensor",
@@ -40,6 +43,8 @@ __all__ = [
     "concat",
     "conv",
     "conv_integer",
+    "conv_transpose",
+    "conv_transpose_integer",
     "dequantize",
     "div",
     "get_num_threads",
@@ -52,6 +57,7 @@ __all__ = [
     "max_pool",
     "mul",
     "pack",
+    "pack_transposed",
     "quantize",
     "quantize_model",
     "requantize",

@@ -1,4 +1,4 @@
-"""Where a kernel is placed on an image: attributes of ONNX Conv and the pools, made explicit."""
+"""Where a kernel is placed on an image: attributes of ONNX Conv, ConvTranspose and the pools, made explicit."""
 
 from __future__ import annotations
 
@@ -77,6 +77,62 @@ def place(
             count -= 1
         out.append(count)
     return Placement(extents, steps, margins, gaps, tuple(out))
+
+
+def place_transposed(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+) -> Placement:
+    """Resolve the attributes of ONNX ConvTranspose, for which pads are what is cut off the output.
+
+    output_padding: elements that the output has more at its end, 0 by default, less than the stride or the dilation.
+    output_shape: spatial sizes of the output; pads are then ignored and chosen such that these come out. So do
+    the "SAME" values of auto_pad for an output of size * stride elements. Of an odd number of elements to cut
+    "SAME_UPPER" takes the last one from the end, any other auto_pad from the beginning; elements that are missing
+    come at the end. ValueError as for `place`, and for pads that leave nothing.
+
+    >>> place_transposed((5, 5), (3, 3), strides=(2, 2), auto_pad="SAME_UPPER").pads
+    (0, 0, 1, 1)
+    """
+    rank = len(sizes)
+    extents = check_integers("kernel_shape", kernel, rank, 1, 1)
+    steps = check_integers("strides", strides, rank, 1, 1)
+    gaps = check_integers("dilations", dilations, rank, 1, 1)
+    extra = check_integers("output_padding", output_padding, rank, 0, 0)
+    check_choice("auto_pad", auto_pad, AUTO_PAD)
+    limits = [max(step, gap) for step, gap in zip(steps, gaps, strict=True)]
+    if any(more >= limit for more, limit in zip(extra, limits, strict=True)):
+        raise ValueError(f"output_padding: expected less than the stride or the dilation, {limits}, got {list(extra)}")
+    along = zip(sizes, extents, steps, gaps, extra, strict=True)
+    full = [(n - 1) * step + (k - 1) * gap + 1 + more for n, k, step, gap, more in along]
+    if output_shape is not None:
+        out = check_integers("output_shape", output_shape, rank, 1, 1)
+        if any(n - most >= limit for n, most, limit in zip(out, full, limits, strict=True)):
+            raise ValueError(f"output_shape: expected at most {full} and a part of a stride, got {list(out)}")
+        return Placement(extents, steps, _cut(full, out, auto_pad), gaps, out)
+    if auto_pad != "NOTSET" and pads is not None and any(pads):
+        raise ValueError(f"pads: not allowed with auto_pad {auto_pad!r}, got {list(pads)}")
+    if auto_pad.startswith("SAME"):
+        out = tuple(n * step for n, step in zip(sizes, steps, strict=True))
+        return Placement(extents, steps, _cut(full, out, auto_pad), gaps, out)
+    margins = check_integers("pads", pads, 2 * rank, 0, 0)
+    out = tuple(n - margins[i] - margins[i + rank] for i, n in enumerate(full))
+    if min(out) < 1:
+        raise ValueError(f"pads: expected to leave something of an output of {full}, got {list(margins)}")
+    return Placement(extents, steps, margins, gaps, out)
+
+
+def _cut(full: Sequence[int], out: Sequence[int], auto_pad: str) -> tuple[int, ...]:
+    """The pads that leave `out` of `full` elements; none where `full` are too few."""
+    total = [max(most - n, 0) for most, n in zip(full, out, strict=True)]
+    begins = [n // 2 if auto_pad == "SAME_UPPER" else n - n // 2 for n in total]
+    return (*begins, *(n - begin for n, begin in zip(total, begins, strict=True)))
 
 
 def _auto_pads(sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int], auto_pad: str) -> tuple[int, ...]:

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue
-from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer, check_params
-from pyq.geometry import channels_first, channels_last, place
+from pyq.backends import ConvGeometry, current_backend
+from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer
+from pyq.geometry import channels_last, place
 from pyq.packing import PackedWeight, pack
-from pyq.qparams import QParams, as_float32, quantize_array
+from pyq.products import (
+    ACCUMULATE,
+    Activation,
+    check_unset,
+    check_zero_points,
+    epilogue_of,
+    in_layout,
+    quantized,
+    unscaled,
+)
+from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
-Activation: TypeAlias = str | tuple[float | None, float | None] | None
 Batch: TypeAlias = tuple[int, ...]
-
-_BOUNDS: dict[str, tuple[float | None, float | None]] = {"relu": (0.0, None), "relu6": (0.0, 6.0)}
-_ACCUMULATE = Epilogue(np.dtype(np.int32))
 
 
 def matmul(
@@ -52,16 +58,16 @@ def matmul(
     check_activation("x", x)
 
     def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        epilogue = _epilogue(x, packed, bias, out, activation)
+        epilogue = epilogue_of(x, packed, bias, out, activation)
         return current_backend().matmul(rows, int(x.zero_point), packed, epilogue)
 
     if isinstance(w, PackedWeight):
-        return _quantized(_batched(x.data, w.shape, lambda index: w, product), out)
+        return quantized(_batched(x.data, w.shape, lambda index: w, product), out)
     if not isinstance(w, QTensor):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
     if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
         raise ValueError(f"w: expected [K, N], or [..., K, N] with one scale, got {w.shape}, axis {w.axis}")
-    return _quantized(_batched(x.data, w.shape, lambda index: pack(w[index], prove=False), product), out)
+    return quantized(_batched(x.data, w.shape, lambda index: pack(w[index], prove=False), product), out)
 
 
 def linear(
@@ -102,26 +108,26 @@ def matmul_integer(
     rows = check_bytes("a", a)
     shared, each = 0, None
     if type(a_zero_point) is not int or a_zero_point != 0:  # the checks take as long as a small product
-        each = _zero_points("a_zero_point", a_zero_point, rows.dtype, (*rows.shape[:-1], 1), -2)
+        each = check_zero_points("a_zero_point", a_zero_point, rows.dtype, (*rows.shape[:-1], 1), -2)
         if each.ndim == 0:
             shared, each = int(each), None
 
     def product(matrix: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        return current_backend().matmul(matrix, shared, packed, _ACCUMULATE)
+        return current_backend().matmul(matrix, shared, packed, ACCUMULATE)
 
     if isinstance(b, PackedWeight):
-        _check_unset("b_zero_point", b_zero_point)
+        check_unset("b_zero_point", b_zero_point)
         acc = _batched(rows, b.shape, lambda index: b, product)
     else:
         columns = check_bytes("b", b)
         if columns.ndim < 2:
             raise ValueError(f"b: expected [..., K, N], got shape {columns.shape}")
         column_shape = (*columns.shape[:-2], 1, columns.shape[-1])
-        b_zero = _zero_points("b_zero_point", b_zero_point, columns.dtype, column_shape, -1)
+        b_zero = check_zero_points("b_zero_point", b_zero_point, columns.dtype, column_shape, -1)
         zeros = np.broadcast_to(b_zero, column_shape)
 
         def packed_at(index: Batch) -> PackedWeight:
-            return pack(_unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
+            return pack(unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
 
         acc = _batched(rows, columns.shape, packed_at, product)
     if each is None:
@@ -163,9 +169,9 @@ def conv(
     if not isinstance(w, QTensor | PackedWeight):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
     images, packed, geometry = _placed(x.data, w, layout, group, strides, pads, dilations, auto_pad)
-    epilogue = _epilogue(x, packed, bias, out, activation)
+    epilogue = epilogue_of(x, packed, bias, out, activation)
     y = current_backend().conv(images, int(x.zero_point), packed, geometry, epilogue)
-    return _quantized(_restored(y, layout), out)
+    return quantized(in_layout(y, layout), out)
 
 
 def conv_integer(
@@ -191,17 +197,17 @@ def conv_integer(
     array([[[[-130560]]]], dtype=int32)
     """
     data = check_bytes("x", x)
-    x_zero = _zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
+    x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
     if isinstance(w, PackedWeight):
-        _check_unset("w_zero_point", w_zero_point)
+        check_unset("w_zero_point", w_zero_point)
         filters: QTensor | PackedWeight = w
     else:
         weights = check_bytes("w", w)
-        w_zero = _zero_points("w_zero_point", w_zero_point, weights.dtype, weights.shape[:1], -1)
-        filters = _unscaled(weights, np.broadcast_to(w_zero, weights.shape[:1]), 0)
+        w_zero = check_zero_points("w_zero_point", w_zero_point, weights.dtype, weights.shape[:1], -1)
+        filters = unscaled(weights, np.broadcast_to(w_zero, weights.shape[:1]), 0)
     images, packed, geometry = _placed(data, filters, layout, group, strides, pads, dilations, auto_pad)
-    acc = current_backend().conv(images, int(x_zero), packed, geometry, _ACCUMULATE)
-    return _restored(acc, layout)
+    acc = current_backend().conv(images, int(x_zero), packed, geometry, ACCUMULATE)
+    return in_layout(acc, layout)
 
 
 def _batched(
@@ -274,103 +280,3 @@ def _geometry(
 ) -> ConvGeometry:
     placed = place(sizes, kernel, strides, pads, dilations, auto_pad)
     return ConvGeometry(placed.strides, placed.pads, placed.dilations)
-
-
-def _restored(y: np.ndarray, layout: str) -> np.ndarray:
-    """The channels-last result in `layout`, a view."""
-    return y if layout == "NHWC" else channels_first(y)
-
-
-def _epilogue(
-    x: QTensor, w: PackedWeight, bias: npt.ArrayLike | None, out: QParams | None, activation: Activation
-) -> Epilogue:
-    """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
-    bounds = _bounds(activation)
-    reals = None
-    if bias is not None:
-        reals = as_float32("bias", bias)
-        if reals.shape != (w.columns,) or not np.isfinite(reals).all():
-            raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
-    params = None
-    if out is not None:
-        check_params("out", out)
-        params = (float(out.scale), int(out.zero_point), out.dtype.char, out.qmin, out.qmax)
-    key = ("epilogue", float(x.scale), params, bounds, None if reals is None else reals.tobytes())
-    return w.cached(key, lambda: _make_epilogue(x.scale, w, reals, out, bounds))
-
-
-def _make_epilogue(
-    x_scale: np.ndarray,
-    w: PackedWeight,
-    bias: np.ndarray | None,
-    out: QParams | None,
-    bounds: tuple[float | None, float | None],
-) -> Epilogue:
-    with np.errstate(over="ignore", under="ignore"):
-        scale = np.asarray(x_scale * w.scale)
-        if not (np.isfinite(scale) & (scale > 0)).all():
-            raise ValueError(f"x, w: expected scales with a float32 product, got {x_scale!r}, {w.scale!r}")
-        if out is not None and not np.isfinite(scale / out.scale).all():
-            raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
-    if out is None:
-        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), bias, 0, *bounds)
-    steps = None
-    if bias is not None:
-        steps = quantize_array(bias, QParams(np.broadcast_to(scale, bias.shape), 0, "int32", axis=0))
-    # Quantization is monotonic: bounds on the reals become bounds on the integers.
-    low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in bounds)
-    return requantize_epilogue(x_scale, w.scale, out, steps, low, high)
-
-
-def _bounds(activation: Activation) -> tuple[float | None, float | None]:
-    """Lower and upper bound in reals, None where there is none."""
-    if activation is None:
-        return None, None
-    if isinstance(activation, str):
-        return _BOUNDS[check_choice("activation", activation, tuple(_BOUNDS))]
-    try:
-        low, high = (None if bound is None else float(bound) for bound in activation)
-    except (TypeError, ValueError):
-        raise TypeError(f'activation: expected "relu", "relu6" or (low, high), got {activation!r}') from None
-    if not (-np.inf if low is None else low) <= (np.inf if high is None else high):
-        raise ValueError(f"activation: expected low <= high, got {activation!r}")
-    return low, high
-
-
-def _quantized(y: np.ndarray, out: QParams | None) -> np.ndarray | QTensor:
-    return y if out is None else QTensor.of(y, out)
-
-
-def _unscaled(integers: np.ndarray, zero_points: np.ndarray, axis: int) -> QTensor:
-    """Raw integers as a QTensor of scale 1 with a zero point for each index of `axis`."""
-    return QTensor(integers, np.ones(zero_points.shape, np.float32), zero_points, axis)
-
-
-def _check_unset(name: str, zero_point: npt.ArrayLike | None) -> None:
-    if zero_point is not None:
-        raise ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
-
-
-def _zero_points(
-    name: str, values: npt.ArrayLike | None, dtype: np.dtype[Any], shape: tuple[int, ...], axis: int
-) -> np.ndarray:
-    """Zero points within `dtype`: a single one as a 0-d array, several so that they broadcast to `shape`.
-
-    A 1-d array has one zero point per index of `axis` of `shape`.
-    """
-    if values is None:
-        return np.zeros((), np.int64)
-    zeros = np.asarray(values)
-    limits = np.iinfo(dtype)
-    if zeros.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {zeros.dtype}")
-    if zeros.size and not limits.min <= zeros.min() <= zeros.max() <= limits.max:
-        raise ValueError(f"{name}: expected {limits.min} to {limits.max} for {dtype}, got {values!r}")
-    if zeros.size == 1:
-        return zeros.reshape(())
-    column = zeros[:, None] if zeros.ndim == 1 and axis == -2 else zeros
-    try:
-        np.broadcast_to(column, shape)
-    except ValueError:
-        raise ValueError(f"{name}: expected one, or as many as fit {shape}, got shape {zeros.shape}") from None
-    return column

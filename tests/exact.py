@@ -66,6 +66,36 @@ def conv(
     return wrapped(acc.reshape(len(x), m, *out))
 
 
+def conv_transpose(
+    x: np.ndarray,
+    w: np.ndarray,
+    zx: int = 0,
+    zw: Any = 0,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    output_padding: Sequence[int] = (0, 0),
+) -> np.ndarray:
+    """int32 transposed convolution of [N, C, *size] from int64: every input adds its kernel to the output.
+
+    w: [C, M / group, *kernel]; zw: one, or [M / group].
+    """
+    (n, c, *size), (_, m, *kernel) = x.shape, w.shape
+    kernels = (wide(w) - wide(zw).reshape(-1, *[1] * len(kernel))).reshape(group, c // group, m, *kernel)
+    images = (wide(x) - zx).reshape(n, group, c // group, *size)
+    numbers = list(zip(size, kernel, strides, dilations, output_padding, strict=True))
+    y = np.zeros((n, group, m, *((i - 1) * s + (k - 1) * d + 1 + more for i, k, s, d, more in numbers)), np.int64)
+    for place in np.ndindex(*size):
+        for tap in np.ndindex(*kernel):
+            at = tuple(i * s + k * d for i, k, s, d in zip(place, tap, strides, dilations, strict=True))
+            every = slice(None), slice(None), slice(None)
+            y[(*every, *at)] += np.einsum("ngc,gcm->ngm", images[(*every, *place)], kernels[(*every, *tap)])
+    rank = len(kernel)
+    kept = tuple(slice(pads[i], length - pads[i + rank]) for i, length in enumerate(y.shape[3:]))
+    return wrapped(y.reshape(n, group * m, *y.shape[3:])[(slice(None), slice(None), *kept)])
+
+
 def assert_same(actual: np.ndarray, expected: np.ndarray, what: str = "") -> None:
     """Equal dtype, shape and bytes; the message lists the rows and columns (last two axes) that differ."""
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape), what

@@ -61,6 +61,16 @@ def _conv(seed: int, x: tuple[int, ...], w: tuple[int, ...], out: QParams | None
     return pyq.conv(_activation(seed + 4, *x), packed, reals(seed + 5, w[0], unit=40), out=out, **attributes)
 
 
+def _conv_transpose(
+    seed: int, x: tuple[int, ...], w: tuple[int, ...], out: QParams | None = None, **attributes: Any
+) -> Any:
+    weights = QTensor(narrow(seed, *w), scales(seed + 3, w[1]), np.zeros(w[1], np.int8), 1)
+    placed = {name: attributes.pop(name, None) for name in ("strides", "dilations")}
+    packed = pyq.pack_transposed(weights, group=attributes.get("group", 1), **placed)
+    bias = reals(seed + 5, packed.columns, unit=40)
+    return pyq.conv_transpose(_activation(seed + 4, *x), packed, bias, out=out, **attributes)
+
+
 def _requantize(seed: int, dtype: str) -> np.ndarray:
     acc = raw(seed, 40, 37, dtype="int32")
     multiplier = scales(seed + 1, 37) * np.float32(2**-18)
@@ -85,6 +95,13 @@ CASES: dict[str, Callable[[], Any]] = {
     "conv grouped": lambda: _conv(40, (1, 12, 9, 9), (20, 3, 3, 3), ACTIVATION, group=4, pads=(0, 1, 2, 1)),
     "conv depthwise": lambda: _conv(50, (1, 37, 14, 15), (37, 1, 5, 5), ACTIVATION, group=37, pads=(2, 2, 2, 2)),
     "conv 1-D": lambda: _conv(60, (2, 8, 50), (24, 8, 5), pads=(2, 2)),
+    "conv 3-D": lambda: _conv(65, (1, 5, 6, 9, 8), (18, 5, 2, 3, 3), strides=(1, 2, 1), pads=(0, 1, 1, 1, 1, 0)),
+    "conv_transpose 4x4": lambda: _conv_transpose(
+        120, (1, 20, 9, 7), (20, 13, 4, 4), ACTIVATION, strides=(2, 2), pads=(1, 1, 1, 1), activation="relu"
+    ),
+    "conv_transpose grouped": lambda: _conv_transpose(
+        130, (2, 12, 6, 5), (12, 5, 3, 2), group=3, strides=(2, 3), dilations=(1, 2), output_padding=(1, 0)
+    ),
     "conv_integer dilated": lambda: pyq.conv_integer(
         raw(70, 1, 5, 20, 20), raw(71, 7, 5, 3, 3), 128, raw(72, 7), dilations=(2, 3), pads=(1, 2, 3, 0)
     ),

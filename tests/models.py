@@ -118,9 +118,32 @@ def one_dimensional() -> onnx.ModelProto:
     return b.model(b.op("Gemm", y, b.constant(b.rng.normal(size=(1, 88)) / 8), b.constant([0.5]), transB=1))
 
 
+def volume() -> onnx.ModelProto:
+    """Strided Conv over three dimensions with Relu, depthwise Conv, pointwise Conv without a bias."""
+    b = ModelBuilder((1, 2, 6, 8, 7))
+    y = b.op("Relu", b.op("Conv", "x", b.weight(8, 2, 3, 3, 3), b.constant(b.rng.normal(size=8)), strides=[1, 2, 1]))
+    y = b.op("Conv", y, b.weight(8, 1, 2, 3, 3), group=8, pads=[1, 1, 1, 0, 1, 1])
+    return b.model(b.op("Conv", y, b.weight(5, 8, 1, 1, 1)))
+
+
+def decoder() -> onnx.ModelProto:
+    """ConvTranspose with BatchNormalization and Relu, one in groups with a bias and a swish, one without either."""
+    b = ModelBuilder((1, 8, 5, 6))
+    y = b.op("ConvTranspose", "x", b.weight(8, 12, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1])
+    positive = [b.constant(b.rng.uniform(0.5, 2, 12)) for _ in range(2)]
+    offsets = [b.constant(b.rng.normal(size=12) / 4) for _ in range(2)]
+    y = b.op("Relu", b.op("BatchNormalization", y, positive[0], *offsets, positive[1]))
+    bias = b.constant(b.rng.normal(size=6) / 4)
+    y = b.swish(b.op("ConvTranspose", y, b.weight(12, 3, 3, 3), bias, group=2, strides=[2, 2], output_padding=[1, 1]))
+    return b.model(b.op("ConvTranspose", y, b.weight(6, 2, 2, 2), strides=[2, 2]))
+
+
 MODELS = {
     make.__name__: make
-    for make in (conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier, one_dimensional)
+    for make in (
+        *(conv_hardswish_chain, squeeze_excite, residual, transformer_block, classifier, one_dimensional),
+        *(volume, decoder),
+    )
 }
 
 

@@ -96,14 +96,17 @@ def test_matmul_integer_of_batches_and_without_zero_points() -> None:
 
 
 @pytest.mark.parametrize("fed", FED.values(), ids=FED)
+@pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("w_type", TYPES)
 @pytest.mark.parametrize("x_type", TYPES)
-def test_conv_integer(x_type: str, w_type: str, group: int, fed: set[int]) -> None:
+def test_conv_integer(x_type: str, w_type: str, group: int, rank: int, fed: set[int]) -> None:
     rng = np.random.default_rng(5)
-    x, w = full_range(rng, (2, 6, 9, 8), x_type), full_range(rng, (9, 6 // group, 3, 2), w_type)
+    size, kernel = [9, 8, 5][:rank], [3, 2, 2][:rank]
+    x, w = full_range(rng, (2, 6, *size), x_type), full_range(rng, (9, 6 // group, *kernel), w_type)
     zx, zw = full_range(rng, (), x_type), full_range(rng, (), w_type)
-    attributes = {"group": group, "strides": [2, 1], "pads": [1, 0, 1, 1], "kernel_shape": [3, 2]}
+    pads = [1, 0, 0][:rank] + [1, 1, 0][:rank]
+    attributes = {"group": group, "strides": [2, 1, 1][:rank], "pads": pads, "kernel_shape": kernel}
     differences = x.astype(np.float64) - zx, w.astype(np.float64) - zw
     wanted = run_node("Conv", *differences, **attributes)
     [acc] = run("ConvInteger", [x, w, zx, zw], fed, [wanted.astype(np.int32)], **attributes)

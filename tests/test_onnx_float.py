@@ -212,7 +212,8 @@ def test_convolutions(
         ((2, 3, 9), (3, 4, 3), {"strides": [2], "pads": [1, 0]}),
         ((1, 3, 5, 4), (3, 2, 3, 3), {"strides": [3, 2], "pads": [1, 2, 0, 1], "output_padding": [1, 1]}),
         ((1, 3, 5, 4), (3, 2, 3, 2), {"dilations": [2, 3]}),
-        ((1, 3, 5, 4), (3, 2, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ((1, 3, 5, 4), (3, 2, 4, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ((1, 3, 5, 4, 3), (3, 2, 2, 3, 2), {"strides": [2, 1, 3], "pads": [0, 1, 0, 1, 0, 0]}),
     ],
 )
 def test_transposed_convolutions(
@@ -232,6 +233,13 @@ def test_groups_of_a_transposed_convolution_are_independent() -> None:
     halves = [run("ConvTranspose", x[:, half], w[half], strides=[2, 1]) for half in (slice(0, 3), slice(3, 6))]
     got = run("ConvTranspose", x, w, strides=[2, 1], group=2)
     np.testing.assert_allclose(got, np.concatenate(halves, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_transposed_convolution_of_an_output_shape() -> None:
+    x, w = normal(1, 3, 5, 4), normal(3, 2, 3, 3)
+    got = run("ConvTranspose", x, w, strides=[2, 2], output_shape=[12, 6], pads=[9, 9, 9, 9])
+    expected = run("ConvTranspose", x, w, strides=[2, 2], pads=[0, 2, 0, 1])
+    np.testing.assert_array_equal(got, np.pad(expected, [(0, 0), (0, 0), (0, 1), (0, 0)]))
 
 
 def test_a_convolution_in_slabs_is_the_convolution() -> None:

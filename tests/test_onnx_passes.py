@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import parser
 from onnx.reference import ReferenceEvaluator
@@ -69,6 +70,26 @@ def test_a_chain_of_affine_operators_goes_into_the_convolution() -> None:
     assert operators(after) == ["Conv"] and after.nodes[0].outputs == ["y"]
     assert after.nodes[0].inputs[:2] == ["x", "w"]
     assert_same_outputs(before, after, 2, 4, 5, 7)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_transposed_convolution_takes_them_too(group: int) -> None:
+    before = graph(
+        f"""(float[N, 4, H, W] x, float[4, {6 // group}, 3, 3] w, {NORM}, float[1, 6, 1, 1] f)
+            => (float[N, 6, P, Q] y) {{
+            c = ConvTranspose <strides = [2, 2], group = {group}>(x, w)
+            n = BatchNormalization(c, s, o, m, v)
+            y = Mul(n, f)
+        }}""",
+        **{"w": normal(4, 6 // group, 3, 3), "s": normal(6), "o": normal(6), "m": normal(6), "v": normal(6) ** 2},
+        f=normal(1, 6, 1, 1),
+    )
+    after = optimize(before)
+    assert operators(after) == ["ConvTranspose"] and after.nodes[0].outputs == ["y"]
+    x = normal(2, 4, 5, 7)  # by ONNX Runtime: onnx.reference takes other weights for the second group
+    sessions = [onnxruntime.InferenceSession(to_proto(g).SerializeToString()) for g in (before, after)]
+    [expected], [got] = (session.run(None, {"x": x}) for session in sessions)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_folding_rounds_once_from_float64() -> None:

@@ -37,6 +37,21 @@ CONVOLUTIONS = {
     "SAME_UPPER": ((1, 5, 11, 10), (4, 5, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     "SAME_LOWER": ((1, 5, 11, 10), (4, 5, 2, 2), {"auto_pad": "SAME_LOWER"}),
     "1-D": ((2, 7, 31), (10, 7, 5), {"pads": [2, 1], "strides": [2]}),
+    "3-D": ((1, 5, 6, 7, 8), (9, 5, 3, 2, 3), {"pads": [1, 0, 1, 1, 1, 1], "strides": [1, 2, 2]}),
+    "3-D, groups, dilated": ((2, 6, 7, 8, 5), (4, 3, 2, 3, 2), {"group": 2, "dilations": [3, 2, 1]}),
+    "3-D depthwise": ((1, 17, 5, 6, 7), (17, 1, 3, 3, 3), {"group": 17, "pads": [1, 1, 1, 1, 1, 1]}),
+}
+
+TRANSPOSED = {
+    "2x2, stride 2": ((1, 12, 7, 9), (12, 10, 2, 2), {"strides": [2, 2]}),
+    "4x4, stride 2": ((2, 8, 6, 5), (8, 6, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "output_padding": ((1, 5, 6, 7), (5, 7, 3, 3), {"strides": [2, 3], "output_padding": [1, 2], "pads": [1, 0, 1, 1]}),
+    "SAME_UPPER": ((1, 6, 7, 5), (6, 4, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
+    "output_shape": ((1, 6, 7, 5), (6, 4, 3, 3), {"strides": [2, 2], "output_shape": [14, 9]}),
+    "groups, dilated": ((1, 12, 6, 8), (12, 5, 3, 2), {"group": 3, "strides": [2, 1], "dilations": [1, 2]}),
+    "depthwise": ((1, 19, 8, 7), (19, 1, 4, 4), {"group": 19, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "1-D": ((2, 7, 31), (7, 10, 5), {"pads": [2, 1], "strides": [3]}),
+    "3-D": ((1, 5, 4, 5, 3), (5, 6, 3, 2, 3), {"strides": [2, 2, 1], "pads": [1, 0, 1, 1, 0, 0]}),
 }
 
 
@@ -173,6 +188,22 @@ def test_qdq_conv(name: str, x_type: str, w_type: str, y_type: str) -> None:
     node = helper.make_node("Conv", ["x_real", parts.weight(w, 0, rng)], ["y_real"], **attributes)
     model = parts.model(node, x, y_type, power_of_two(output_scale(depth)))
     assert [step.op_type for step in Session(model).steps] == ["Conv"]
+    assert_same(model, x, optimize=False)
+
+
+@pytest.mark.parametrize(("x_type", "w_type", "y_type"), ALL_MIXES)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_qdq_conv_transpose(name: str, x_type: str, w_type: str, y_type: str) -> None:
+    x_shape, w_shape, attributes = TRANSPOSED[name]
+    rng = np.random.default_rng(len(name))
+    x, w = full_range(rng, x_shape, x_type), full_range(rng, w_shape, w_type)
+    channels = w_shape[0] // attributes.get("group", 1)
+    assert channels * int(np.prod(w_shape[2:])) * 255 * 255 < 2**24  # exact in float32
+    parts = Dequantized(x_type)
+    node = helper.make_node("ConvTranspose", ["x_real", parts.weight(w, 1, rng)], ["y_real"], **attributes)
+    met = channels * int(np.prod([-(-k // s) for k, s in zip(w_shape[2:], attributes["strides"], strict=True)]))
+    model = parts.model(node, x, y_type, power_of_two(output_scale(met)))
+    assert [step.op_type for step in Session(model).steps] == ["ConvTranspose"]
     assert_same(model, x, optimize=False)
 
 

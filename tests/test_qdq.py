@@ -52,13 +52,65 @@ def test_conv_of_one_dimension() -> None:
     check(graph, {"QuantizeLinear": 1, "int8.Conv": 1}, shape=(2, 8, 21))
 
 
-def test_conv_of_three_dimensions_stays_float() -> None:
-    graph = product_graph(lambda b: b.weight(5, 2, 2, 2, 2))
-    check(
-        graph,
-        {"QuantizeLinear": 2, "DequantizeLinear": 1, "Conv": 1},
-        shape=(2, 2, 5, 6, 4),
+def test_conv_of_three_dimensions() -> None:
+    graph = product_graph(lambda b: b.weight(5, 2, 2, 2, 2), pads=[1, 0, 1, 0, 1, 1], strides=[1, 2, 1])
+    check(graph, {"QuantizeLinear": 1, "int8.Conv": 1}, shape=(2, 2, 5, 6, 4))
+
+
+TRANSPOSED: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "strided": ((8, 6, 2, 2), {"strides": [2, 2]}),
+    "padded": ((8, 5, 4, 3), {"strides": [2, 1], "pads": [1, 1, 1, 0], "output_padding": [1, 0]}),
+    "strided, dilated": ((8, 5, 2, 3), {"strides": [2, 3], "dilations": [1, 2]}),
+    "grouped": ((8, 3, 3, 3), {"group": 2, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "depthwise": ((8, 1, 4, 4), {"group": 8, "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "SAME_UPPER": ((8, 4, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    "output_shape": ((8, 4, 3, 3), {"output_shape": [18, 21], "strides": [2, 2]}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("axis", [1, None])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_conv_transpose(name: str, axis: int | None, dtype: str) -> None:
+    shape, attributes = TRANSPOSED[name]
+    graph = product_graph(lambda b: b.weight(*shape, axis=axis, dtype=dtype), "ConvTranspose", **attributes)
+    check(graph, {"QuantizeLinear": 1, "int8.ConvTranspose": 1})
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((2, 8, 21), 1), ((2, 8, 4, 5, 3), 3)])
+def test_conv_transpose_of_one_and_of_three_dimensions(shape: tuple[int, ...], rank: int) -> None:
+    weight = (8, 5, *[3] * rank)
+    graph = product_graph(lambda b: b.weight(*weight, axis=1), "ConvTranspose", strides=[2] * rank)
+    check(graph, {"QuantizeLinear": 1, "int8.ConvTranspose": 1}, shape)
+
+
+def test_conv_transpose_quantized_along_its_input_channels_stays_float() -> None:
+    graph = product_graph(lambda b: b.weight(8, 5, 2, 2, axis=0), "ConvTranspose")
+    check(graph, {"QuantizeLinear": 2, "DequantizeLinear": 1, "ConvTranspose": 1})
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_conv_transpose_with_bias_relu_and_table(group: int) -> None:
+    def tail(b: Builder, y: str) -> str:
+        return b.quantize(hardswish(b, b.pair(b.op("Relu", y), 2**-1, 25)), 2**-1, 7)
+
+    graph = product_graph(
+        lambda b: b.weight(8, 6 // group, 3, 3, axis=1),
+        "ConvTranspose",
+        bias=float_bias,
+        tail=tail,
+        group=group,
+        strides=[2, 2],
     )
+    fused = check(graph, {"QuantizeLinear": 1, "int8.ConvTranspose": 1})
+    assert fused.nodes[-1].attributes["bias"].dtype == np.int32
+
+
+def test_conv_transpose_with_float_output() -> None:
+    graph = product_graph(
+        lambda b: b.weight(8, 6, 2, 2, axis=1), "ConvTranspose", bias=float_bias, tail=lambda b, y: y, strides=[3, 2]
+    )
+    check(graph, {"QuantizeLinear": 1, "int8.ConvTranspose": 1})
 
 
 def int32_bias(b: Builder) -> str:
@@ -228,21 +280,24 @@ def test_16_bit_integers_stay_with_the_reference() -> None:
     check(b.graph(b.quantize(y)), {"QuantizeLinear": 2, "DequantizeLinear": 1, "Relu": 1})
 
 
-@pytest.mark.parametrize("op_type", ["Relu", "Add", "Concat", "Conv", "MaxPool"])
+@pytest.mark.parametrize("op_type", ["Relu", "Add", "Concat", "Conv", "ConvTranspose", "MaxPool"])
 def test_integers_of_another_type_than_the_zero_point_are_an_error(op_type: str) -> None:
     """A broken model: bytes are expected and 16-bit integers come."""
     b = Builder()
     x = b.dequantize(b.op("Cast", "x", to=5))
-    other = [x] if op_type in ("Add", "Concat") else [b.weight(6, 8, 3, 3)] if op_type == "Conv" else []
+    weight = b.weight(8, 8, 3, 3, axis=None)
+    other = [x] if op_type in ("Add", "Concat") else [weight] if op_type.startswith("Conv") else []
     attributes: dict[str, dict[str, Any]] = {"Concat": {"axis": 0}, "MaxPool": {"kernel_shape": [2, 2]}}
     y = b.op(op_type, x, *other, **attributes.get(op_type, {}))
     with pytest.raises((TypeError, ValueError), match="int16"):
         run(fuse(b.graph(b.quantize(y, 2**-4))), {"x": np.zeros(IMAGE, np.float32)})
 
 
-def test_wrong_channels_are_an_error() -> None:
-    graph = fuse(product_graph(lambda b: b.weight(6, 8, 3, 3)))
-    with pytest.raises(ValueError, match=r"Conv\d+_0: input of shape \(2, 7, 9, 9\), expected 8 along axis 1"):
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_wrong_images_are_an_error(op_type: str) -> None:
+    axis = 0 if op_type == "Conv" else 1
+    graph = fuse(product_graph(lambda b: b.weight(8, 8, 3, 3, axis=axis), op_type))
+    with pytest.raises(ValueError, match=rf"{op_type}\d+_0: input of shape \(2, 7, 9, 9\), expected 8 along axis 1"):
         run(graph, {"x": np.zeros((2, 7, 9, 9), np.float32)})
     with pytest.raises(ValueError, match=r"input of shape \(2, 8, 9\), expected 4 dimensions"):
         run(graph, {"x": np.zeros((2, 8, 9), np.float32)})

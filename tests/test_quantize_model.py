@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import files
 from pathlib import Path
@@ -15,13 +15,14 @@ import onnx
 import onnxruntime
 import pytest
 from matplotlib import font_manager
-from models import MODELS, ModelBuilder, classifier, feeds, residual
+from models import MODELS, ModelBuilder, classifier, decoder, feeds, residual, volume
 from onnx import numpy_helper
 from PIL import Image, ImageDraw, ImageFont
 
 import pyq
 from pyq.onnx import Session
 from pyq.onnx.quantize import VERIFIED, QuantizedModel
+from pyq.onnx.steps import ProductStep
 from pyq.quantization.graph import Graph
 from pyq.quantization.verification import Noise
 
@@ -60,6 +61,14 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
     for feed in feeds(model, 4, seed=5):
         [ours], [theirs] = Session(path).run(None, feed), run_onnxruntime(result.model, feed)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("make", "op_type"), [(volume, "Conv"), (decoder, "ConvTranspose")])
+def test_all_between_input_and_output_is_int8(make: Callable[[], onnx.ModelProto], op_type: str) -> None:
+    """BatchNormalization, Relu and swish are swallowed, too."""
+    _, *steps = Session(quantize(make()).model).steps
+    assert [step.op_type for step in steps] == [op_type] * 3
+    assert all(isinstance(step, ProductStep) for step in steps)
 
 
 def test_path_bytes_and_proto_give_the_same_model(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_selection_of_each_pattern() -> None:
             *("GlobalAveragePool", "Flatten", "Gemm"),
         ],
         "one_dimensional": ["Conv", "LeakyRelu", "Conv+Relu", "Reshape", "Gemm"],
+        "volume": ["Conv+Relu", "Conv", "Conv"],
+        "decoder": ["ConvTranspose", "ConvTranspose", "Sigmoid+Mul", "ConvTranspose"],
     }
 
 

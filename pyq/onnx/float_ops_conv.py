@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyq.geometry import Placement, place
+from pyq.geometry import Placement, place, place_transposed
 from pyq.reference import conv_float, windows
 
 Array = np.ndarray
@@ -133,10 +133,12 @@ def conv_transpose(
     w: Array,
     b: Array | None = None,
     *,
+    auto_pad: str = "NOTSET",
     dilations: Sequence[int] | None = None,
     group: int = 1,
     kernel_shape: Sequence[int] | None = None,
     output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> Array:
@@ -147,17 +149,19 @@ def conv_transpose(
     (n, c, *size), kernel = x.shape, w.shape[2:]
     if x.ndim != w.ndim or c != len(w):
         raise ValueError(f"expected an input [N, {len(w)}, ...] of {w.ndim} dimensions, got {x.shape}")
-    rank = len(kernel)
-    strides, dilations = strides or [1] * rank, dilations or [1] * rank
-    pads, extra = pads or [0] * 2 * rank, output_padding or [0] * rank
+    placed = place_transposed(size, kernel, strides, pads, dilations, auto_pad, output_padding, output_shape)
+    begins, rank = placed.pads[: len(kernel)], len(kernel)
     weight = w.reshape(group, c // group, -1).transpose(0, 2, 1)
     parts = (weight @ x.reshape(n, group, c // group, -1)).reshape(n, group * w.shape[1], *kernel, *size)
-    along = list(zip(size, kernel, strides, dilations, extra, strict=True))
-    full = np.zeros((*parts.shape[:2], *((m - 1) * s + (k - 1) * d + 1 + e for m, k, s, d, e in along)), parts.dtype)
+    along = list(zip(size, placed.strides, placed.dilations, strict=True))
+    reached = ((m - 1) * s + (k - 1) * d + 1 for k, (m, s, d) in zip(kernel, along, strict=True))
+    whole = map(max, reached, (begin + n for begin, n in zip(begins, placed.out, strict=True)))
+    full = np.zeros((*parts.shape[:2], *whole), parts.dtype)
     for position in np.ndindex(*kernel):
-        places = (slice(i * d, i * d + s * (m - 1) + 1, s) for i, (m, _, s, d, _) in zip(position, along, strict=True))
+        places = (slice(i * d, i * d + s * (m - 1) + 1, s) for i, (m, s, d) in zip(position, along, strict=True))
         full[(slice(None), slice(None), *places)] += parts[(slice(None), slice(None), *position)]
-    y = full[(slice(None), slice(None), *(slice(pads[i], full.shape[2 + i] - pads[i + rank]) for i in range(rank)))]
+    kept = (slice(begin, begin + n) for begin, n in zip(begins, placed.out, strict=True))
+    y = full[(slice(None), slice(None), *kept)]
     return y if b is None else y + b.reshape(-1, *[1] * rank)
 
 

@@ -123,7 +123,7 @@ def matmul_integer(node: Node, operands: Operands) -> Work | None:
 def conv_integer(node: Node, operands: Operands) -> Work | None:
     """int32 convolution; constant filters are packed once."""
     x, w, _, w_zero_point = padded(operands, 4)
-    if w is None or w.ndim not in (3, 4):
+    if w is None or w.ndim not in (3, 4, 5):
         return None
     packed = packed_integers(node, w, w_zero_point, axis=0) if x is None else None
     attributes = {name: value for name, value in node.attributes.items() if name != "kernel_shape"}
@@ -151,11 +151,11 @@ def packed_integers(node: Node, w: Array, zero_point: Array | None, axis: int) -
 
 
 def qlinear_conv(node: Node, operands: Operands) -> Work | None:
-    """Convolution of one or two dimensions between integers."""
+    """Convolution of one to three dimensions between integers."""
     _, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, bias = padded(operands, 9)
     x, out = tensor_params(x_scale, x_zero_point), tensor_params(y_scale, y_zero_point)
     weight = weight_tensor(w, w_scale, w_zero_point, 0)
-    if x is None or out is None or weight is None or weight.ndim not in (3, 4):
+    if x is None or out is None or weight is None or weight.ndim not in (3, 4, 5):
         return None
     attributes = {**node.attributes, **product_attributes(x, weight, bias, out)}
     step = ConvStep(Node("Conv", node.inputs[:1], node.outputs, attributes, node.name), {})

@@ -124,22 +124,25 @@ class Affine(NamedTuple):
 
 
 def fold_affine(graph: Graph) -> None:
-    """Fold, in place, BatchNormalization, Mul, Add, Sub and Div by constants behind a Conv into its weight and bias.
+    """Fold, in place, BatchNormalization, Mul, Add, Sub and Div by constants into the convolution before them.
 
-    A chain of them becomes one float64 product, rounded once to the type of the weight. An operator is folded only
-    when it alone reads the value before it, and when that value is no graph output.
+    A Conv or ConvTranspose takes a chain of them into its weight and bias, as one float64 product, rounded once to the
+    type of the weight. An operator is folded only when it alone reads the value before it, and when that value is no
+    graph output.
     """
     outputs, consumers = set(graph.output_names), graph.consumers()
     folded: set[Node] = set()
     for node in graph.nodes:
-        if node.op_type != "Conv" or node.domain or not all(name in graph.constants for name in node.reads()[1:]):
+        if node.op_type not in ("Conv", "ConvTranspose") or node.domain:
+            continue
+        if not all(name in graph.constants for name in node.reads()[1:]):
             continue
         weight = graph.constants[node.inputs[1]]
         total = Affine(np.ones(()), np.zeros(()))
         value = node.outputs[0]
         while value not in outputs and len(consumers[value]) == 1:
             [reader] = consumers[value]
-            affine = _affine(reader, value, weight.shape[0], weight.ndim, graph)
+            affine = _affine(reader, value, _output_channels(node, weight), weight.ndim, graph)
             if affine is None:
                 break
             total = Affine(affine.scale * total.scale, affine.scale * total.shift + affine.shift)
@@ -152,12 +155,12 @@ def fold_affine(graph: Graph) -> None:
 
 
 def _absorb(conv: Node, affine: Affine, graph: Graph, consumers: dict[str, list[Node]]) -> None:
-    """Give a Conv the weight and bias that make the affine operators behind it superfluous."""
+    """Give a Conv or ConvTranspose the weight and bias that make the affine operators behind it superfluous."""
     old = [graph.constants[name] for name in conv.reads()[1:]]
-    weight, filters = old[0], len(old[0])
-    scale = np.broadcast_to(affine.scale, (filters,))
-    bias = old[1].astype(np.float64) if len(old) > 1 else np.zeros(filters)
-    new = [weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + affine.shift]
+    weight, channels = old[0], _output_channels(conv, old[0])
+    scale = np.broadcast_to(affine.scale, (channels,))
+    bias = old[1].astype(np.float64) if len(old) > 1 else np.zeros(channels)
+    new = [_scaled(conv, weight, scale), bias * scale + affine.shift]
     names = [*conv.reads()[1:], ""][:2]
     for i, kind in enumerate(("weight", "bias")):
         if not names[i] or names[i] in graph.output_names or len(consumers[names[i]]) > 1:
@@ -166,6 +169,20 @@ def _absorb(conv: Node, affine: Affine, graph: Graph, consumers: dict[str, list[
                 names[i] += "_"
         graph.constants[names[i]] = new[i].astype(weight.dtype)
     conv.inputs = [conv.inputs[0], *names]
+
+
+def _output_channels(conv: Node, weight: Array) -> int:
+    """How many there are: filters [M, C / group, ...] of a Conv, [C, M / group, ...] of a ConvTranspose."""
+    return len(weight) if conv.op_type == "Conv" else weight.shape[1] * conv.attributes.get("group", 1)
+
+
+def _scaled(conv: Node, weight: Array, scale: Array) -> Array:
+    """The weight that multiplies output channel m by `scale[m]`."""
+    spatial = [1] * (weight.ndim - 2)
+    if conv.op_type == "Conv":
+        return weight * scale.reshape(-1, 1, *spatial)
+    groups = scale.reshape(-1, weight.shape[1])
+    return weight * np.repeat(groups, len(weight) // len(groups), axis=0).reshape(*weight.shape[:2], *spatial)
 
 
 def _affine(node: Node, value: str, channels: int, rank: int, graph: Graph) -> Affine | None:

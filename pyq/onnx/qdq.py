@@ -36,6 +36,7 @@ from pyq.quantization.graph import Graph, Node
 from pyq.quantization.regions import Region, unary_regions
 from pyq.tables import unary_table
 from pyq.tensor import QTensor
+from pyq.transposed import as_filters
 
 # Operators whose output elements are elements of their first input, whatever those are.
 DATA_MOVEMENT = frozenset({
@@ -44,7 +45,7 @@ DATA_MOVEMENT = frozenset({
 })  # fmt: skip
 
 # int8 nodes whose output can go through a table before it is stored.
-WITH_TABLE = ("Conv", "Gemm", "MatMul", "Lookup")
+WITH_TABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Lookup")
 
 
 def fuse(graph: Graph) -> Graph:
@@ -74,7 +75,7 @@ def fuse(graph: Graph) -> Graph:
 
 
 def merge_tables(graph: Graph) -> None:
-    """Merge each Lookup, in place, into the Lookup, Conv, Gemm or MatMul that it alone reads."""
+    """Merge each Lookup, in place, into the one of `WITH_TABLE` that it alone reads."""
     consumers, outputs = graph.consumers(), set(graph.output_names)
     kept: list[Node] = []
     makers: dict[str, Node] = {}
@@ -200,6 +201,15 @@ def conv(fuser: Fuser, node: Node) -> bool:
     return fuse_product(fuser, node, weight, node.inputs[2] if len(node.inputs) > 2 else "", weight.shape[0])
 
 
+def conv_transpose(fuser: Fuser, node: Node) -> bool:
+    """ConvTranspose over one to three dimensions, with weights quantized per tensor or per output channel."""
+    weight, group = fuser.weight(node.inputs[1]), node.attributes.get("group", 1)
+    if weight is None or weight.ndim not in (3, 4, 5) or weight.axis not in (None, 1):
+        return False
+    filters = as_filters(weight, group)
+    return fuse_product(fuser, node, filters, node.inputs[2] if len(node.inputs) > 2 else "", filters.shape[0])
+
+
 def matmul(fuser: Fuser, node: Node) -> bool:
     """MatMul by a constant matrix, quantized per tensor or per column; a constant added to it is its bias."""
     weight = fuser.weight(node.inputs[1])
@@ -230,7 +240,7 @@ def gemm(fuser: Fuser, node: Node) -> bool:
 def fuse_product(
     fuser: Fuser, node: Node, weight: QTensor, bias_name: str, columns: int, add: Node | None = None
 ) -> bool:
-    """Conv, MatMul or Gemm of an int8 activation and a constant `weight` with `columns` output channels.
+    """Conv, ConvTranspose, MatMul or Gemm of an int8 activation and a constant `weight` with `columns` output channels.
 
     With a QuantizeLinear behind it the bias joins the int32 accumulator; otherwise the output is float32 and
     a float bias is added to it. add: the node that adds the bias, when it is not the operator itself.
@@ -340,6 +350,7 @@ ONNX: dict[str, Pattern] = {
     "DequantizeLinear": dequantize_linear,
     "QuantizeLinear": quantize_linear,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "MatMul": matmul,
     "Gemm": gemm,
     "Concat": concat,

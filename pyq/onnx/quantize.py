@@ -23,7 +23,7 @@ from pyq.onnx.session import Session
 from pyq.onnx.speed import FLOAT, INT8, speed_figure
 from pyq.quantization.calibration import Progress, calibrate
 from pyq.quantization.report import Figure, Report, environment
-from pyq.quantization.selection import select
+from pyq.quantization.selection import ANCHORS, select
 from pyq.quantization.static import Recipe, activation_params, calibrated_tensors, insert_qdq
 from pyq.quantization.verification import verify
 
@@ -90,7 +90,7 @@ def quantize_model(
     units = select(float_session.graph, op_types=op_types, exclude=exclude)
     if not units:
         raise ValueError(
-            "model: nothing to quantize, no Conv, Gemm or MatMul with constant float32 weights is selected"
+            f"model: nothing to quantize, no {', '.join(ANCHORS)} with constant float32 weights is selected"
         )
 
     batches = _Batches(calibration)

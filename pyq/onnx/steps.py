@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue, residual_epilogue
 from pyq.checks import BYTES
-from pyq.geometry import channels_first, channels_last, place
+from pyq.geometry import Placement, channels_first, channels_last, place, place_transposed
 from pyq.lowering import memory_order
 from pyq.onnx.step import Buffers, Step
 from pyq.packing import pack
@@ -25,6 +25,7 @@ from pyq.qparams import QParams
 from pyq.quantization.graph import Node
 from pyq.softmax import softmax
 from pyq.tensor import QTensor
+from pyq.transposed import pack_phases, run_phases
 
 Array = NDArray[Any]
 
@@ -67,11 +68,11 @@ def product_attributes(
     low: float = -np.inf,
     high: float = np.inf,
 ) -> dict[str, Any]:
-    """The attributes of a Conv, MatMul or Gemm in the "pyq" domain, beside those of ONNX.
+    """The attributes of a Conv, ConvTranspose, MatMul or Gemm in the "pyq" domain, beside those of ONNX.
 
     x, out: parameters of input and output; out None for a float32 output, which is clamped to [low, high].
-    weight: [M, C / group, *kernel] or [K, N], per tensor or per output channel. bias: one, or one per output
-    channel; int32 in units of `x.scale * weight.scale`, or float32 for a float32 output.
+    weight: [M, C / group, *kernel], also for ConvTranspose, or [K, N], per tensor or per output channel. bias: one,
+    or one per output channel; int32 in units of `x.scale * weight.scale`, or float32 for a float32 output.
     """
     dtype = np.dtype(np.float32) if out is None else out.dtype
     values = {"x": x, "weight": weight, "bias": bias, "out": out, "low": low, "high": high}
@@ -79,7 +80,7 @@ def product_attributes(
 
 
 class ProductStep(Int8Step):
-    """A product with constant weights, packed here; see `product_attributes`.
+    """A product with constant weights; see `product_attributes`.
 
     Attributes beside those: residual, parameters of a second input, which is added to the quantized product, and sum,
     those of the result (both None without); table (uint8[256] for the output's bytes, or None) and dtype of the result.
@@ -90,10 +91,8 @@ class ProductStep(Int8Step):
         attributes = node.attributes
         self._x: QParams = attributes["x"]
         self._zero_point = int(self._x.zero_point)
+        self._amax: int = attributes.get("amax", 255)
         self._bias, self._dtype = attributes["bias"], attributes["dtype"]
-        group, dilations = attributes.get("group", 1), attributes.get("dilations")
-        amax = attributes.get("amax", 255)
-        self._weight = pack(attributes["weight"], amax=amax, group=group, dilations=dilations)
         self._out, self._residual, self._sum = (attributes[key] for key in ("out", "residual", "sum"))
         self._table: NDArray[np.uint8] | None = attributes["table"]
         self._epilogue = _epilogue(node)
@@ -110,6 +109,12 @@ class ProductStep(Int8Step):
         backend = current_backend()
         total = backend.binary("add", product, self._out, residual, self._residual, self._sum, y)
         return total if self._table is None else backend.lookup(total, self._table, self._dtype)
+
+    def _check_images(self, x: Array, residual: list[Array], rank: int, channels: int) -> None:
+        """`_check` for the inputs of a convolution."""
+        if x.ndim != rank:
+            raise ValueError(f"{self.name}: input of shape {x.shape}, expected {rank} dimensions")
+        self._check(x, residual, 1, channels)
 
     def _check(self, x: Array, residual: list[Array], axis: int, size: int) -> None:
         """The backend trusts its caller: nothing but inputs of the right type and depth may reach it."""
@@ -138,6 +143,10 @@ def _epilogue(node: Node) -> Epilogue:
 class MatMulStep(ProductStep):
     """x [..., K] times a constant [K, N], and perhaps a residual to add."""
 
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        self._weight = pack(node.attributes["weight"], amax=self._amax)
+
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         """See `pyq.onnx.step.Step.run`."""
         x, *residual = self.operands(inputs)
@@ -157,6 +166,8 @@ class ConvStep(ProductStep):
 
     def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
         super().__init__(node, constants)
+        group, dilations = node.attributes.get("group", 1), node.attributes.get("dilations")
+        self._weight = pack(node.attributes["weight"], amax=self._amax, group=group, dilations=dilations)
         names = ("strides", "pads", "dilations", "auto_pad")
         self._spatial = {name: node.attributes[name] for name in names if name in node.attributes}
         self._placed: dict[tuple[int, ...], tuple[ConvGeometry, tuple[int, ...]]] = {}
@@ -164,10 +175,8 @@ class ConvStep(ProductStep):
     def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
         """See `pyq.onnx.step.Step.run`."""
         x, *residual = self.operands(inputs)
-        filters, depth, *kernel = self._weight.shape
-        if x.ndim != len(kernel) + 2:
-            raise ValueError(f"{self.name}: input of shape {x.shape}, expected {len(kernel) + 2} dimensions")
-        self._check(x, residual, 1, depth * self._weight.group)
+        filters, depth = self._weight.shape[:2]
+        self._check_images(x, residual, len(self._weight.shape), depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
         product = partial(current_backend().conv, channels_last(x), self._zero_point, self._weight, geometry)
         if any(r.shape != (x.shape[0], filters, *size) for r in residual):
@@ -182,6 +191,32 @@ class ConvStep(ProductStep):
             found = place(size, self._weight.shape[2:], **self._spatial)
             self._placed[size] = ConvGeometry(found.strides, found.pads, found.dilations), found.out
         return self._placed[size]
+
+
+class ConvTransposeStep(ProductStep):
+    """Transposed convolution of x [N, C, *spatial]. ONNX attributes of ConvTranspose."""
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        attributes = node.attributes
+        strides, dilations = attributes.get("strides"), attributes.get("dilations")
+        self._weight = pack_phases(attributes["weight"], strides, dilations, attributes.get("group", 1), self._amax)
+        names = ("strides", "pads", "dilations", "auto_pad", "output_padding", "output_shape")
+        self._spatial = {name: attributes[name] for name in names if name in attributes}
+        self._placed: dict[tuple[int, ...], Placement] = {}
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
+        (x,) = self.operands(inputs)
+        channels, _, *kernel = self._weight.shape
+        self._check_images(x, [], len(kernel) + 2, channels)
+        size = x.shape[2:]
+        if size not in self._placed:
+            self._placed[size] = place_transposed(size, kernel, **self._spatial)
+        placed = self._placed[size]
+        y = out.take((len(x), *placed.out, self._weight.columns), self._epilogue.dtype)
+        run_phases(channels_last(x), self._zero_point, self._weight, placed, self._epilogue, y)
+        return [channels_first(y.view(self._dtype))]
 
 
 class BinaryStep(Int8Step):
@@ -292,6 +327,7 @@ def take_like(x: Array, shape: tuple[int, ...], dtype: DTypeLike, out: Buffers) 
 
 STEPS: dict[str, Callable[[Node, Mapping[str, Array]], Step]] = {
     "Conv": ConvStep,
+    "ConvTranspose": ConvTransposeStep,
     "Gemm": MatMulStep,
     "MatMul": MatMulStep,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), BinaryStep),

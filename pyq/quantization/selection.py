@@ -1,8 +1,8 @@
 """Decide which operators of a float graph run in int8.
 
-*Anchors* are the operators that int8 is for: Conv, Gemm and MatMul with constant weights. They are always
-chosen. *Followers* (residual additions, pools, activations, moves of data) are chosen where they keep a
-tensor in int8 on its way from one chosen operator to the next: when all they read comes from chosen
+*Anchors* are the operators that int8 is for: Conv, ConvTranspose, Gemm and MatMul with constant weights. They
+are always chosen. *Followers* (residual additions, pools, activations, moves of data) are chosen where they
+keep a tensor in int8 on its way from one chosen operator to the next: when all they read comes from chosen
 operators, and a chosen operator reads what they make. Everything else stays float, so nothing is quantized
 only to be dequantized at once.
 """
@@ -17,7 +17,8 @@ import numpy as np
 from pyq.quantization.graph import Graph, Node
 from pyq.quantization.regions import unary_regions
 
-ANCHORS = ("Conv", "Gemm", "MatMul")
+ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 BINARY = ("Add", "Sub", "Mul")
 AVERAGES = ("AveragePool", "GlobalAveragePool")
 MOVES = ("MaxPool", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -115,7 +116,7 @@ def _candidates(graph: Graph, considered: Collection[str]) -> list[Unit]:
 
 
 def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None]) -> Unit | None:
-    """The unit of a Conv, Gemm or MatMul with constant float32 weights, and its bias; None for others."""
+    """The unit of an anchor with constant float32 weights, and its bias; None for others."""
     weight = graph.constants.get(node.inputs[1])
     if weight is None or weight.dtype != np.float32 or node.inputs[0] in graph.constants:
         return None
@@ -130,13 +131,15 @@ def _anchor(node: Node, graph: Graph, sole_reader: Callable[[str], Node | None])
 
 def _has_kernel(node: Node, weight: np.ndarray) -> bool:
     """Whether int8 can do it: convolutions over one to three dimensions, products by a matrix without extras."""
-    if node.op_type == "Conv":
+    if node.op_type in CONVOLUTIONS:
         return weight.ndim in (3, 4, 5)
     alpha, beta = (node.attributes.get(name, 1.0) for name in ("alpha", "beta"))
     return weight.ndim == 2 and alpha == beta == 1 and not node.attributes.get("transA", 0)
 
 
 def _output_axis(node: Node, weight: np.ndarray) -> int:
+    if node.op_type == "ConvTranspose":
+        return 1
     if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attributes.get("transB", 0)):
         return 0
     return weight.ndim - 1
@@ -145,8 +148,10 @@ def _output_axis(node: Node, weight: np.ndarray) -> int:
 def _with_bias(unit: Unit, weight: np.ndarray, bias: str, graph: Graph) -> Unit | None:
     """The unit with a constant bias of one value per output channel; None when the bias is anything else."""
     assert unit.weights is not None
-    array = graph.constants.get(bias)
-    if array is None or array.dtype != np.float32 or array.shape != (weight.shape[unit.weights.axis],):
+    array, channels = graph.constants.get(bias), weight.shape[unit.weights.axis]
+    if unit.nodes[0].op_type == "ConvTranspose":
+        channels *= unit.nodes[0].attributes.get("group", 1)  # the axis has those of one group
+    if array is None or array.dtype != np.float32 or array.shape != (channels,):
         return None
     return replace(unit, weights=replace(unit.weights, bias=bias))
 

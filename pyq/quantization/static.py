@@ -116,7 +116,10 @@ class _Writer:
         params = weight_params(weight, weights.axis, bias, input_scale, self.recipe)
         self._replace(unit, weights.name, self._dequantized_weight(weights, weight, params))
         if weights.bias is not None and bias is not None:
-            self._replace(unit, weights.bias, self._dequantized_bias(weights.bias, bias, input_scale * params.scale))
+            scale = input_scale * params.scale
+            if params.axis is not None:  # the groups of a ConvTranspose share their scales
+                scale = np.resize(scale, bias.shape)
+            self._replace(unit, weights.bias, self._dequantized_bias(weights.bias, bias, scale))
 
     def quantize_activations(self, units: list[Unit]) -> None:
         """Put QuantizeLinear and DequantizeLinear behind every activation that a unit reads."""
@@ -185,7 +188,7 @@ def weight_params(
     input_scale: NDArray[np.float32],
     recipe: Recipe,
 ) -> QParams:
-    """Symmetric int8 parameters for a weight with output channels along `axis`.
+    """Symmetric int8 parameters for a weight with output channels, or those of each group, along `axis`.
 
     The scale of a channel is its largest magnitude / 127 (64 for reduced range), but so large that its bias,
     in units of `input_scale * scale`, stays within 2**30: channels of tiny weights must not wrap around
@@ -194,7 +197,7 @@ def weight_params(
     qmax = 64 if recipe.reduce_range else 127
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others, initial=0).astype(np.float64)
-    offset = np.zeros(1) if bias is None else np.abs(bias, dtype=np.float64)
+    offset = np.zeros(1) if bias is None else np.abs(bias, dtype=np.float64).reshape(-1, weight.shape[axis]).max(axis=0)
     scale = np.maximum(largest / qmax, np.maximum(offset / BIAS_LIMIT, SMALLEST_PRODUCT) / input_scale)
     if recipe.per_channel:
         return QParams(scale.astype(np.float32), 0, "int8", axis, -qmax, qmax)
