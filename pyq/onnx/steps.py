@@ -93,6 +93,7 @@ class ProductStep(Int8Step):
         self._zero_point = int(self._x.zero_point)
         self._amax: int = attributes.get("amax", 255)
         self._bias, self._dtype = attributes["bias"], attributes["dtype"]
+        self._weight_scale = attributes["weight"].scale
         self._out, self._residual, self._sum = (attributes[key] for key in ("out", "residual", "sum"))
         self._table: NDArray[np.uint8] | None = attributes["table"]
         self._epilogue = _epilogue(node)
@@ -100,7 +101,7 @@ class ProductStep(Int8Step):
     @cached_property
     def _plain(self) -> Epilogue:
         """The epilogue without residual and table, which `_added` sees to."""
-        return requantize_epilogue(self._x.scale, self._weight.scale, self._out, self._bias)
+        return requantize_epilogue(self._x.scale, self._weight_scale, self._out, self._bias)
 
     def _added(self, product: Array, residual: Array, out: Buffers) -> Array:
         """The sum by itself, where shapes broadcast: an epilogue adds only what has the shape of the product."""
