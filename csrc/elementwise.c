@@ -1,90 +1,96 @@
-/* Element-wise operations: table lookup, quantize, dequantize, binary arithmetic on quantized arrays.
+/* Element-wise operations: table lookup, quantize, dequantize, range, binary arithmetic on quantized arrays.
  *
- * Written once in portable C and compiled twice: for the baseline, and with AVX2 as a target, where the compiler
- * vectorises the same float32 operations (division included: vdivps rounds like divss), so the bits are the same.
- * Each equals dequantize -> operation -> quantize in float32.
+ * Portable C, of which each operation equals dequantize -> operation -> quantize in float32. Lookup, dequantize and
+ * range are also compiled with AVX2 as a target, where the compiler vectorises the same float32 operations, so the bits
+ * are the same; x86/avx2_elementwise.c has the others. Large arrays are cut into chunks for several threads.
  */
+#include "elementwise.h"
+
+#include <stdatomic.h>
+
 #include "isa.h"
-#include "pyq.h"
 #include "requant.h"
 
 #if PYQ_HAVE_AVX2
 #include "x86/avx2_lookup.h"
+#define USE_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
+#else
+#define USE_AVX2 0
 #endif
 
-enum { MAX_DIMS = 8 };
-enum { OP_ADD, OP_SUB, OP_MUL, OP_DIV };
+enum {
+    CHUNK = 1 << 16, /* elements of a task: 10 to 20 us, which are worth a thread's waking */
+    RANGES = 64,     /* most tasks of a search for the range */
+};
 
-ALWAYS_INLINE int32_t quantize(const float *restrict x, uint8_t *restrict out, int64_t n, float scale,
-                               int32_t zero_point, float low, float high) {
-    int32_t nan = 0;
-    for (int64_t i = 0; i < n; i++) {
-        nan |= x[i] != x[i];
-        out[i] = (uint8_t)((int32_t)round_even(clamp(x[i] / scale, low, high)) + zero_point);
-    }
-    return nan;
-}
-
-ALWAYS_INLINE float real(const uint8_t *q, int64_t i, const pyq_affine *p, const int is_signed) {
-    int32_t value = is_signed ? ((const int8_t *)q)[i] : q[i];
-    return (float)(value - p->zero_point) * p->scale;
-}
-
-ALWAYS_INLINE void dequantize(const uint8_t *restrict q, const int is_signed, float *restrict out, int64_t n, float scale,
-                              int32_t zero_point) {
-    const pyq_affine p = {scale, zero_point, is_signed};
-    for (int64_t i = 0; i < n; i++) out[i] = real(q, i, &p, is_signed);
-}
-
-typedef struct {
-    int64_t n, a_stride, b_stride; /* strides are 0 or 1 */
-    pyq_affine a, b, o;
-    float low, high;
-} line;
-
-/* Locals and restrict, because a store through uint8_t * may alias anything, `l` included, which stops the vectoriser.
- * A byte becomes a number by (byte ^ flip) - zero: int8 is uint8 with its top bit flipped, minus 128. */
-ALWAYS_INLINE void binary_line(const line *l, const uint8_t *restrict a, const uint8_t *restrict b,
-                               uint8_t *restrict out, const int op, const int a_stride, const int b_stride) {
-    const int64_t n = l->n;
-    const int32_t a_flip = l->a.is_signed ? 128 : 0, a_zero = l->a.zero_point + a_flip;
-    const int32_t b_flip = l->b.is_signed ? 128 : 0, b_zero = l->b.zero_point + b_flip;
-    const int32_t zero_point = l->o.zero_point;
-    const float a_scale = l->a.scale, b_scale = l->b.scale, scale = l->o.scale, low = l->low, high = l->high;
-    for (int64_t i = 0; i < n; i++) {
-        const float x = (float)((a[i * a_stride] ^ a_flip) - a_zero) * a_scale;
-        const float y = (float)((b[i * b_stride] ^ b_flip) - b_zero) * b_scale;
-        const float z = op == OP_ADD ? x + y : op == OP_SUB ? x - y : op == OP_MUL ? x * y : x / y;
-        out[i] = (uint8_t)((int32_t)round_even(clamp(z / scale, low, high)) + zero_point);
-    }
-}
-
-/* Constant strides and operation let the compiler vectorise each of the cases. */
-ALWAYS_INLINE void binary_strides(const line *l, const uint8_t *a, const uint8_t *b, uint8_t *out, const int op) {
-    if (l->a_stride && l->b_stride)
-        binary_line(l, a, b, out, op, 1, 1);
-    else if (l->a_stride)
-        binary_line(l, a, b, out, op, 1, 0);
-    else if (l->b_stride)
-        binary_line(l, a, b, out, op, 0, 1);
-    else
-        binary_line(l, a, b, out, op, 0, 0);
-}
-
-ALWAYS_INLINE void binary(const line *l, const uint8_t *a, const uint8_t *b, uint8_t *out, int32_t op) {
-    switch (op) {
-    case OP_ADD: binary_strides(l, a, b, out, OP_ADD); break;
-    case OP_SUB: binary_strides(l, a, b, out, OP_SUB); break;
-    case OP_MUL: binary_strides(l, a, b, out, OP_MUL); break;
-    default: binary_strides(l, a, b, out, OP_DIV);
-    }
-}
+static int64_t chunks(int64_t n) { return (n + CHUNK - 1) / CHUNK; }
+static int64_t chunk_size(int64_t n, int64_t start) { return n - start < CHUNK ? n - start : CHUNK; }
 
 ALWAYS_INLINE void lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = table[x[i]];
 }
 
-#define QUANTIZE_ARGUMENTS x, out, n, scale, zero_point, low, high
+ALWAYS_INLINE uint8_t quantized(float x, const pyq_quantizer *q) {
+    return (uint8_t)((int32_t)round_even(clamp(x / q->scale, q->low, q->high)) + q->zero_point);
+}
+
+static int32_t quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to) {
+    const pyq_quantizer q = *to; /* a byte stored may alias *to */
+    int32_t nan = 0;
+    for (int64_t i = 0; i < n; i++) {
+        nan |= x[i] != x[i];
+        out[i] = quantized(x[i] == x[i] ? x[i] : 0, &q);
+    }
+    return nan;
+}
+
+/* A byte becomes a number by (byte ^ flip) - zero: int8 is uint8 with its top bit flipped, minus 128. */
+ALWAYS_INLINE float real(uint8_t q, int32_t flip, int32_t zero, float scale) {
+    return (float)((q ^ flip) - zero) * scale;
+}
+
+ALWAYS_INLINE void dequantize(const uint8_t *restrict q, float *restrict out, int64_t n, const pyq_affine *p) {
+    const int32_t flip = p->is_signed ? 128 : 0, zero = p->zero_point + flip;
+    const float scale = p->scale;
+    for (int64_t i = 0; i < n; i++) out[i] = real(q[i], flip, zero, scale);
+}
+
+/* Zero is within every range. Comparisons in this order leave the bounds as they are where x is NaN. */
+ALWAYS_INLINE int32_t range(const float *x, int64_t n, float *low, float *high) {
+    float lows[32] = {0}, highs[32] = {0};
+    int32_t nans[32] = {0};
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (int j = 0; j < 32; j++) {
+            const float value = x[i + j];
+            lows[j] = value < lows[j] ? value : lows[j];
+            highs[j] = value > highs[j] ? value : highs[j];
+            nans[j] |= value != value;
+        }
+    for (int j = 0; i < n; i++, j++) {
+        lows[j] = x[i] < lows[j] ? x[i] : lows[j];
+        highs[j] = x[i] > highs[j] ? x[i] : highs[j];
+        nans[j] |= x[i] != x[i];
+    }
+    *low = *high = 0;
+    for (int j = 0; j < 32; j++) {
+        if (lows[j] < *low) *low = lows[j];
+        if (highs[j] > *high) *high = highs[j];
+        nans[0] |= nans[j];
+    }
+    return nans[0];
+}
+
+static void binary_line(const pyq_binary_line *line, const uint8_t *a, const uint8_t *b, uint8_t *out) {
+    const pyq_binary_line l = *line;
+    const int32_t a_flip = l.a.is_signed ? 128 : 0, b_flip = l.b.is_signed ? 128 : 0;
+    for (int64_t i = 0; i < l.n; i++) {
+        const float x = real(a[i * l.a_stride], a_flip, l.a.zero_point + a_flip, l.a.scale);
+        const float y = real(b[i * l.b_stride], b_flip, l.b.zero_point + b_flip, l.b.scale);
+        out[i] = quantized(l.op == PYQ_ADD ? x + y : l.op == PYQ_SUB ? x - y : l.op == PYQ_MUL ? x * y : x / y, &l.out);
+    }
+}
+
 #if PYQ_HAVE_AVX2
 TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
     int64_t i = 0;
@@ -94,68 +100,156 @@ TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint
     }
     lookup(x + i, table, out + i, n - i);
 }
-TARGET_AVX2 static int32_t quantize_avx2(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point,
-                                         float low, float high) {
-    return quantize(QUANTIZE_ARGUMENTS);
+TARGET_AVX2 static void dequantize_avx2(const uint8_t *q, float *out, int64_t n, const pyq_affine *p) {
+    dequantize(q, out, n, p);
 }
-TARGET_AVX2 static void dequantize_avx2(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale,
-                                        int32_t zero_point) {
-    if (is_signed)
-        dequantize(q, 1, out, n, scale, zero_point);
-    else
-        dequantize(q, 0, out, n, scale, zero_point);
+TARGET_AVX2 static int32_t range_avx2(const float *x, int64_t n, float *low, float *high) {
+    return range(x, n, low, high);
 }
-TARGET_AVX2 static void binary_avx2(const line *l, const uint8_t *a, const uint8_t *b, uint8_t *out, int32_t op) {
-    binary(l, a, b, out, op);
-}
-#define USE_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
 #else /* one version only */
 #define lookup_avx2 lookup
-#define quantize_avx2 quantize
 #define dequantize_avx2 dequantize
-#define binary_avx2 binary
-#define USE_AVX2 0
+#define range_avx2 range
+#define pyq_avx2_quantize quantize
+#define pyq_avx2_binary_line binary_line
 #endif
 
-void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
+typedef struct {
+    const uint8_t *x, *table;
+    uint8_t *out;
+    int64_t n;
+} lookup_job;
+
+static void lookup_task(void *context, int64_t task) {
+    const lookup_job *j = context;
+    const int64_t start = task * CHUNK, n = chunk_size(j->n, start);
     if (USE_AVX2)
-        lookup_avx2(x, table, out, n);
+        lookup_avx2(j->x + start, j->table, j->out + start, n);
     else
-        lookup(x, table, out, n);
+        lookup(j->x + start, j->table, j->out + start, n);
+}
+
+void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
+    lookup_job job = {x, table, out, n};
+    pyq_parallel(lookup_task, &job, chunks(n));
+}
+
+typedef struct {
+    const float *x;
+    uint8_t *out;
+    int64_t n;
+    pyq_quantizer to;
+    atomic_int nan;
+} quantize_job;
+
+static void quantize_task(void *context, int64_t task) {
+    quantize_job *j = context;
+    const int64_t start = task * CHUNK, n = chunk_size(j->n, start);
+    const float *x = j->x + start;
+    if (USE_AVX2 ? pyq_avx2_quantize(x, j->out + start, n, &j->to) : quantize(x, j->out + start, n, &j->to))
+        atomic_store(&j->nan, 1);
 }
 
 /* Returns whether there was a NaN; what is stored for it has no meaning. */
 int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high) {
-    return USE_AVX2 ? quantize_avx2(QUANTIZE_ARGUMENTS) : quantize(QUANTIZE_ARGUMENTS);
+    quantize_job job = {x, out, n, {scale, low, high, zero_point}, 0};
+    pyq_parallel(quantize_task, &job, chunks(n));
+    return atomic_load(&job.nan);
+}
+
+typedef struct {
+    const uint8_t *q;
+    float *out;
+    int64_t n;
+    pyq_affine from;
+} dequantize_job;
+
+static void dequantize_task(void *context, int64_t task) {
+    const dequantize_job *j = context;
+    const int64_t start = task * CHUNK, n = chunk_size(j->n, start);
+    if (USE_AVX2)
+        dequantize_avx2(j->q + start, j->out + start, n, &j->from);
+    else
+        dequantize(j->q + start, j->out + start, n, &j->from);
 }
 
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point) {
-    if (USE_AVX2)
-        dequantize_avx2(q, is_signed, out, n, scale, zero_point);
-    else
-        dequantize(q, is_signed, out, n, scale, zero_point);
+    dequantize_job job = {q, out, n, {scale, zero_point, is_signed}};
+    pyq_parallel(dequantize_task, &job, chunks(n));
 }
 
-/* 0 / 0 has been refused before. Element-wise `op` over `ndim` <= MAX_DIMS dimensions; `out` is contiguous in that order; strides are in bytes and
- * the innermost ones 0 (broadcast) or 1. */
+typedef struct {
+    const float *x;
+    int64_t n, share;
+    float low[RANGES], high[RANGES];
+    atomic_int nan;
+} range_job;
+
+static void range_task(void *context, int64_t task) {
+    range_job *j = context;
+    const int64_t start = task * j->share, rest = j->n - start, n = rest < j->share ? rest : j->share;
+    const float *x = j->x + start;
+    float *low = &j->low[task], *high = &j->high[task];
+    if (USE_AVX2 ? range_avx2(x, n, low, high) : range(x, n, low, high)) atomic_store(&j->nan, 1);
+}
+
+/* The smallest and the largest of 0 and all x, which are not NaN; returns whether there was a NaN. */
+int32_t pyq_range(const float *x, int64_t n, float *low, float *high) {
+    range_job job = {.x = x, .n = n, .share = CHUNK};
+    if (chunks(n) > RANGES) job.share = (n + RANGES - 1) / RANGES;
+    const int64_t tasks = (n + job.share - 1) / job.share;
+    pyq_parallel(range_task, &job, tasks);
+    *low = *high = 0;
+    for (int64_t i = 0; i < tasks; i++) {
+        if (job.low[i] < *low) *low = job.low[i];
+        if (job.high[i] > *high) *high = job.high[i];
+    }
+    return atomic_load(&job.nan);
+}
+
+typedef struct {
+    pyq_binary_line line; /* its n is the whole line's */
+    int32_t outer;        /* dimensions but the innermost */
+    const int64_t *shape, *a_strides, *b_strides;
+    const uint8_t *a, *b;
+    uint8_t *out;
+    int64_t lines, pieces; /* of a line; a task is a piece of a long line, or several short lines */
+    int64_t lines_per_task;
+} binary_job;
+
+static void run_line(const binary_job *j, int64_t index, int64_t start, int64_t n) {
+    const uint8_t *a = j->a + start * j->line.a_stride, *b = j->b + start * j->line.b_stride;
+    uint8_t *out = j->out + index * j->line.n + start;
+    for (int d = j->outer - 1; d >= 0; index /= j->shape[d], d--) {
+        a += index % j->shape[d] * j->a_strides[d];
+        b += index % j->shape[d] * j->b_strides[d];
+    }
+    pyq_binary_line l = j->line;
+    l.n = n;
+    if (USE_AVX2)
+        pyq_avx2_binary_line(&l, a, b, out);
+    else
+        binary_line(&l, a, b, out);
+}
+
+static void binary_task(void *context, int64_t task) {
+    const binary_job *j = context;
+    const int64_t start = task % j->pieces * CHUNK, n = chunk_size(j->line.n, start);
+    int64_t first = task / j->pieces * j->lines_per_task, last = first + j->lines_per_task;
+    if (last > j->lines) last = j->lines;
+    for (int64_t i = first; i < last; i++) run_line(j, i, start, n);
+}
+
+/* 0 / 0 has been refused before. Element-wise `op` over `ndim` dimensions; `out` is contiguous in that
+ * order; strides are in bytes and the innermost ones 0 (broadcast) or 1. */
 void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
                 const pyq_affine *qo, float low, float high, uint8_t *out) {
     const int last = ndim - 1;
-    line l = {shape[last], a_strides[last], b_strides[last], *qa, *qb, *qo, low, high};
-    int64_t index[MAX_DIMS] = {0}, lines = 1;
-    for (int d = 0; d < last; d++) lines *= shape[d];
-    const int vector = USE_AVX2;
-    for (int64_t i = 0; i < lines; i++, out += l.n) {
-        if (vector)
-            binary_avx2(&l, a, b, out, op);
-        else
-            binary(&l, a, b, out, op);
-        for (int d = last - 1; d >= 0; d--) {
-            a += a_strides[d], b += b_strides[d];
-            if (++index[d] < shape[d]) break;
-            index[d] = 0;
-            a -= shape[d] * a_strides[d], b -= shape[d] * b_strides[d];
-        }
-    }
+    const pyq_quantizer to = {qo->scale, low, high, qo->zero_point};
+    binary_job j = {{shape[last], a_strides[last], b_strides[last], op, *qa, *qb, to},
+                    last, shape, a_strides, b_strides, a, b, out, 1, chunks(shape[last]), 1};
+    for (int d = 0; d < last; d++) j.lines *= shape[d];
+    if (shape[last] < CHUNK) j.lines_per_task = CHUNK / shape[last];
+    pyq_parallel(binary_task, &j, j.pieces * ((j.lines + j.lines_per_task - 1) / j.lines_per_task));
 }

@@ -144,6 +144,7 @@ void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t colu
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
 int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);
 void pyq_dequantize(const uint8_t *q, int32_t is_signed, float *out, int64_t n, float scale, int32_t zero_point);
+int32_t pyq_range(const float *x, int64_t n, float *low, float *high);
 
 typedef struct {
     float scale;

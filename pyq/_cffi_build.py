@@ -16,6 +16,7 @@ SOURCES = [
     "csrc/elementwise.c",
     "csrc/threads.c",
     "csrc/scalar/kernels.c",
+    "csrc/x86/avx2_elementwise.c",
     "csrc/x86/avx2_gemm.c",
     "csrc/x86/avx2_requantize.c",
 ]
@@ -32,7 +33,7 @@ ffi.set_source(
     '#include "pyq.h"',
     sources=SOURCES,
     include_dirs=["csrc"],
-    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def", "csrc/x86/avx2_lookup.h"],
+    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def", "csrc/x86/avx2_lookup.h", "csrc/elementwise.h"],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     py_limited_api=True,

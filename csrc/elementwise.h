@@ -1,0 +1,27 @@
+/* What the portable and the SIMD version of the element-wise operations share (elementwise.c). */
+#ifndef PYQ_ELEMENTWISE_H
+#define PYQ_ELEMENTWISE_H
+
+#include "pyq.h"
+
+enum { PYQ_ADD, PYQ_SUB, PYQ_MUL, PYQ_DIV };
+
+/* y = rne(clamp(x / scale, low, high)) + zero_point; low and high have the zero point subtracted. */
+typedef struct {
+    float scale, low, high;
+    int32_t zero_point;
+} pyq_quantizer;
+
+/* Arithmetic on one run of n elements; an operand with stride 0 is the same for all, else its stride is 1. */
+typedef struct {
+    int64_t n, a_stride, b_stride;
+    int32_t op;
+    pyq_affine a, b;
+    pyq_quantizer out;
+} pyq_binary_line;
+
+/* x86/avx2_elementwise.c */
+int32_t pyq_avx2_quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to);
+void pyq_avx2_binary_line(const pyq_binary_line *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
+
+#endif
