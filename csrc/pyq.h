@@ -156,6 +156,32 @@ void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
                 const pyq_affine *qo, float low, float high, uint8_t *out);
 
+/* pool.c: images that lie channels last; positions count elements. See there. */
+typedef struct {
+    const uint8_t *x;
+    int32_t is_signed;
+    int64_t images, image_size, channels;
+    int64_t rows, columns;          /* of the output, for each image */
+    const int64_t *starts, *offsets; /* output row r covers input rows at offsets[starts[r]] .. offsets[starts[r + 1]] */
+    const int64_t *firsts, *taps;   /* output column c covers taps[c] pixels of a row, from firsts[c] on */
+    int64_t step;                   /* from one such pixel to the next */
+    const float *counts;            /* [rows, columns]: what the sums of an average are divided by */
+} pyq_pool;
+
+void pyq_max_pool(const pyq_pool *pool, uint8_t *out);
+void pyq_average_pool(const pyq_pool *pool, const pyq_affine *from, const pyq_affine *to, float low, float high,
+                      uint8_t *out);
+
+/* transpose.c: [images, rows, columns] to [images, columns, rows], elements of 1 or 4 bytes */
+void pyq_transpose(const uint8_t *x, int64_t images, int64_t rows, int64_t columns, int32_t item, uint8_t *out);
+
+/* normalize.c: rows of n > 0 elements; bias may be NULL */
+void pyq_softmax(const float *x, int64_t rows, int64_t n, float *out);
+void pyq_layer_norm(const float *x, int64_t rows, int64_t n, const float *scale, const float *bias, float epsilon,
+                    float *out, float *mean, float *inverse);
+void pyq_softmax_of_bytes(const uint8_t *q, int32_t is_signed, int64_t rows, int64_t n, const int32_t *exponentials,
+                          float *out);
+
 /* threads.c */
 typedef void (*pyq_task_fn)(void *context, int64_t task);
 void pyq_parallel(pyq_task_fn fn, void *context, int64_t tasks);

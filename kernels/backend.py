@@ -12,9 +12,10 @@ from pyq.kernel_backend import KernelBackend
 from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
 from pyq.packing import PackedWeight
 from pyq.panels import NR
+from pyq.pool_windows import Windows
 from pyq.qparams import QParams
 
-from . import elementwise, gemm
+from . import elementwise, gemm, normalize, pool
 from . import epilogue as epilogue_kernels
 from .epilogue import FLOAT32, INT32, QUANTIZED
 from .host import default_isa
@@ -29,7 +30,7 @@ KINDS = {
     np.dtype(np.int8): QUANTIZED,
 }
 
-_NO_BYTES = np.empty(0, np.uint8)
+_NO_BYTES, _NO_FLOATS = np.empty(0, np.uint8), np.empty(0, np.float32)
 
 
 class NumbaBackend(KernelBackend):
@@ -132,6 +133,73 @@ class NumbaBackend(KernelBackend):
             params.qmax - zero_point,
             out.reshape(-1, a.shape[-1]),
         )
+
+    def range_run(self, x: NDArray[np.float32]) -> tuple[float, float, bool]:
+        """See `elementwise.value_range`."""
+        low, high, found_nan = elementwise.value_range(x)
+        return float(low), float(high), bool(found_nan)
+
+    def pool_max(self, x: NDArray[Any], windows: Windows, out: NDArray[Any]) -> None:
+        """See `pool.max_pool`."""
+        pool.max_pool(*_windows(x, windows), _matrix(out))
+
+    def pool_average(
+        self,
+        x: NDArray[Any],
+        params: QParams,
+        windows: Windows,
+        out_params: QParams,
+        out: NDArray[Any],
+    ) -> None:
+        """See `pool.average_pool`."""
+        zero_point = int(out_params.zero_point)
+        pool.average_pool(
+            *_windows(x, windows),
+            float(params.scale),
+            int(params.zero_point),
+            float(out_params.scale),
+            zero_point,
+            out_params.qmin - zero_point,
+            out_params.qmax - zero_point,
+            _matrix(out),
+        )
+
+    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+        """See `elementwise.transpose`."""
+        out = np.empty((x.shape[0], x.shape[2], x.shape[1]), x.dtype)
+        elementwise.transpose(x, out)
+        return out
+
+    def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `normalize.softmax`."""
+        out = np.empty_like(x)
+        normalize.softmax(x, out)
+        return out
+
+    def softmax_of_bytes(self, q: NDArray[Any], exponentials: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `normalize.softmax_of_bytes`."""
+        out = np.empty(q.shape, np.float32)
+        normalize.softmax_of_bytes(q.view(np.uint8), 128 if q.dtype == np.int8 else 0, exponentials, out)
+        return out
+
+    def layer_norm(
+        self, x: NDArray[np.float32], scale: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """See `normalize.layer_norm`."""
+        results = np.empty_like(x), np.empty(len(x), np.float32), np.empty(len(x), np.float32)
+        normalize.layer_norm(x, scale, _NO_FLOATS if bias is None else bias, epsilon, *results)
+        return results
+
+
+def _matrix(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """The pixels of images [..., C], by their bytes."""
+    return images.reshape(-1, images.shape[-1]).view(np.uint8)
+
+
+def _windows(x: NDArray[Any], windows: Windows) -> tuple[Any, ...]:
+    """The first arguments of the pools."""
+    flip = 128 if x.dtype == np.int8 else 0
+    return x.reshape(len(x), -1).view(np.uint8), flip, *windows
 
 
 def _bytes(array: NDArray[Any] | None) -> NDArray[np.uint8]:

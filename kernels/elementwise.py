@@ -1,4 +1,4 @@
-"""Element-wise kernels on flat arrays: table lookup, quantize, dequantize, and arithmetic on quantized operands.
+"""Element-wise kernels: table lookup, quantize, dequantize, range, arithmetic on quantized operands; transpose.
 
 Quantized values are bytes. For int8 `flip` is 128: `(byte ^ flip) - flip` is the value, and flip is moved into the
 zero point, so that one compilation serves both signs. Every float operation is a single float32 one, division a true
@@ -8,14 +8,20 @@ it: vcvtdq2ps, vmulps, vdivps (the bound: 8 quotients in about 5 cycles), vmaxps
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import types
+from numpy.typing import NDArray
 
 from .host import Bytes, Floats, Int64s, array, jit
 
 ADD, SUB, MUL, DIV = range(4)
 CHUNK = 1024
 """Elements that `binary` takes at once: its two float32 buffers stay in the L1 cache."""
+
+TILE = 64
+"""Rows and columns that `transpose` takes at once."""
 
 _BYTES, _FLOATS = types.Array(types.uint8, 1, "C"), types.Array(types.float32, 1, "C")
 _AFFINE = (types.float64, types.int64, types.int64)
@@ -27,6 +33,21 @@ def lookup(x: Bytes, table: Bytes, out: Bytes) -> None:
     """out = table[x]."""
     for i in range(len(x)):
         out[i] = table[x[i]]
+
+
+@jit(
+    types.void(array(types.uint8, 3), types.Array(types.uint8, 3, "C")),
+    types.void(array(types.uint32, 3), types.Array(types.uint32, 3, "C")),
+)
+def transpose(x: NDArray[Any], out: NDArray[Any]) -> None:
+    """out [N, B, A] = x [N, A, B], by tiles that stay in the L1 cache."""
+    images, rows, columns = x.shape
+    for image in range(images):
+        for row in range(0, rows, TILE):
+            for column in range(0, columns, TILE):
+                for c in range(column, min(column + TILE, columns)):
+                    for r in range(row, min(row + TILE, rows)):
+                        out[image, c, r] = x[image, r, c]
 
 
 @jit(types.void(array(types.uint8), *_AFFINE, _FLOATS))
@@ -53,6 +74,20 @@ def quantize(x: Floats, scale: float, zero_point: int, low: float, high: float, 
         real = real if real < highest else highest
         out[i] = np.int32(np.rint(real)) + zero
     return nans != 0
+
+
+@jit(types.Tuple((types.float32, types.float32, types.boolean))(array(types.float32)), allocates=True)
+def value_range(x: Floats) -> tuple[float, float, bool]:
+    """The smallest and the largest of 0 and all elements but NaN; whether there is a NaN. In lanes, as vectors are."""
+    lows, highs, nans = np.zeros(32, np.float32), np.zeros(32, np.float32), np.zeros(32, np.int32)
+    for start in range(0, len(x), 32):
+        values = x[start : start + 32]
+        for j in range(len(values)):
+            value = values[j]
+            lows[j] = value if value < lows[j] else lows[j]
+            highs[j] = value if value > highs[j] else highs[j]
+            nans[j] |= np.int32(value != value)
+    return lows.min(), highs.max(), nans.max() > 0
 
 
 @jit()

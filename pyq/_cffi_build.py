@@ -14,14 +14,21 @@ SOURCES = [
     "csrc/pack.c",
     "csrc/pack_bytes.c",
     "csrc/elementwise.c",
+    "csrc/normalize.c",
+    "csrc/pool.c",
     "csrc/threads.c",
+    "csrc/transpose.c",
     "csrc/scalar/kernels.c",
     "csrc/x86/avx2_elementwise.c",
     "csrc/x86/avx2_gemm.c",
+    "csrc/x86/avx2_pool.c",
     "csrc/x86/avx2_requantize.c",
+    "csrc/x86/avx2_transpose.c",
 ]
-# No contraction: an FMA rounds once where the numerics ask for two roundings. No -m flags: see csrc/isa.h.
-FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# No contraction: an FMA rounds once where the numerics ask for two roundings. No traps: nobody reads the exception
+# flags, and comparisons may then be vectorised; values stay as they are. No -m flags: see csrc/isa.h.
+FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
+FLAGS += ["-Wall", "-Wextra"]
 
 HEADER = Path(__file__).parents[1] / "csrc" / "pyq.h"
 """The contract in C. All that stands between its includes and its end is plain declarations, which cffi can read."""
@@ -33,7 +40,7 @@ ffi.set_source(
     '#include "pyq.h"',
     sources=SOURCES,
     include_dirs=["csrc"],
-    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def", "csrc/x86/avx2_lookup.h", "csrc/elementwise.h"],
+    depends=[str(path) for path in sorted(Path("csrc").rglob("*.[hd]*"))],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     py_limited_api=True,

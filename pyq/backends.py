@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from pyq.geometry import Placement
     from pyq.packing import PackedWeight
     from pyq.tensor import QParams
 
@@ -183,6 +184,31 @@ class Backend(Protocol):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Apply an epilogue to int32 accumulators ``[..., N]``."""
+
+    def value_range(self, x: NDArray[np.float32]) -> tuple[float, float]:
+        """The smallest and the largest of 0 and the elements of ``x``; ValueError for NaN."""
+
+    def max_pool(self, x: NDArray[Any], placement: Placement) -> NDArray[Any]:
+        """Maxima of contiguous images ``[N, *spatial, C]``; no window lies wholly in the padding."""
+
+    def average_pool(
+        self, x: NDArray[Any], params: QParams, placement: Placement, include_pad: bool, out_params: QParams
+    ) -> NDArray[Any]:
+        """Means of contiguous images ``[N, *spatial, C]``; no window lies wholly in the padding."""
+
+    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+        """``[N, A, B]`` to ``[N, B, A]``, both contiguous, uint8 or uint32; not empty."""
+
+    def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of each row of contiguous ``[M, N]``; not empty."""
+
+    def softmax_of_bytes(self, q: NDArray[Any], exponentials: NDArray[np.int32]) -> NDArray[np.float32]:
+        """``e / sum(e)`` of each row of contiguous ``[M, N]``, with ``e = exponentials[max(q) - q]``; not empty."""
+
+    def layer_norm(
+        self, x: NDArray[np.float32], scale: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Of each row of contiguous ``[M, N]``, with ``[N]`` scale and bias; also mean and 1 / deviation, ``[M]``."""
 
 
 def _load(name: str) -> Backend:

@@ -19,6 +19,7 @@ from pyq.lowering import (
     reads_exactly,
 )
 from pyq.packing import PackedWeight
+from pyq.pool_windows import Windows
 from pyq.qparams import QParams
 
 OUTPUT_TYPES = {
@@ -167,6 +168,77 @@ class CBackend(KernelBackend):
             params.qmax - zero_point,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
+
+    def range_run(self, x: NDArray[np.float32]) -> tuple[float, float, bool]:
+        """``pyq_range``."""
+        bounds = ffi.new("float[2]")
+        found_nan = lib.pyq_range(ffi.from_buffer("float[]", x), x.size, bounds, bounds + 1)
+        return bounds[0], bounds[1], bool(found_nan)
+
+    def pool_max(self, x: NDArray[Any], windows: Windows, out: NDArray[Any]) -> None:
+        """``pyq_max_pool``."""
+        lib.pyq_max_pool(_pool(x, windows), _pointer("uint8_t[]", out))
+
+    def pool_average(
+        self,
+        x: NDArray[Any],
+        params: QParams,
+        windows: Windows,
+        out_params: QParams,
+        out: NDArray[Any],
+    ) -> None:
+        """``pyq_average_pool``."""
+        zero_point = int(out_params.zero_point)
+        bounds = out_params.qmin - zero_point, out_params.qmax - zero_point
+        target = _pointer("uint8_t[]", out)
+        lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, target)
+
+    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+        """``pyq_transpose``."""
+        out = np.empty((x.shape[0], x.shape[2], x.shape[1]), x.dtype)
+        lib.pyq_transpose(_pointer("uint8_t[]", x), *x.shape, x.itemsize, _pointer("uint8_t[]", out))
+        return out
+
+    def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``pyq_softmax``."""
+        out = np.empty_like(x)
+        lib.pyq_softmax(_pointer("float[]", x), *x.shape, _pointer("float[]", out))
+        return out
+
+    def softmax_of_bytes(self, q: NDArray[Any], exponentials: NDArray[np.int32]) -> NDArray[np.float32]:
+        """``pyq_softmax_of_bytes``."""
+        out = np.empty(q.shape, np.float32)
+        source, table = _pointer("uint8_t[]", q), _pointer("int32_t[]", exponentials)
+        lib.pyq_softmax_of_bytes(source, q.dtype == np.int8, *q.shape, table, _pointer("float[]", out))
+        return out
+
+    def layer_norm(
+        self, x: NDArray[np.float32], scale: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """``pyq_layer_norm``."""
+        results = np.empty_like(x), np.empty(len(x), np.float32), np.empty(len(x), np.float32)
+        operands = _pointer("float[]", scale), _pointer("float[]", bias), epsilon
+        lib.pyq_layer_norm(_pointer("float[]", x), *x.shape, *operands, *(_pointer("float[]", y) for y in results))
+        return results
+
+
+def _pool(x: NDArray[Any], windows: Windows) -> Any:
+    """A ``pyq_pool``, valid as long as its arguments live."""
+    positions = (_pointer("int64_t[]", array) for array in windows[:4])
+    return ffi.new(
+        "pyq_pool *",
+        (
+            _pointer("uint8_t[]", x),
+            x.dtype == np.int8,
+            len(x),
+            x[0].size,
+            x.shape[-1],
+            *windows.counts.shape,
+            *positions,
+            windows.step,
+            _pointer("float[]", windows.counts),
+        ),
+    )
 
 
 def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:

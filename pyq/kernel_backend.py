@@ -7,16 +7,26 @@ runs of elements for the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq import lowering
+from pyq import lowering, reference_pool
 from pyq.backends import ConvGeometry, Epilogue
+from pyq.geometry import Placement
 from pyq.lowering import BinaryLines, LoweredEpilogue, Walk
 from pyq.packing import PackedWeight
-from pyq.qparams import QParams, dequantize_array
+from pyq.pool_windows import Windows, windows
+from pyq.qparams import QParams, dequantize_array, quantize_array
+
+LARGEST_WINDOW = 2**22
+"""Elements whose sum is sure to fit 32 bits, zero points subtracted or not."""
+
+
+SHORT_RUN = 1024
+"""Elements with one scale for which a call of a kernel takes longer than NumPy."""
 
 
 class KernelBackend(ABC):
@@ -72,6 +82,40 @@ class KernelBackend(ABC):
         self, q: NDArray[np.uint8], is_signed: bool, scale: float, zero_point: int, out: NDArray[np.float32]
     ) -> None:
         """Dequantize the bytes of uint8 or int8 values."""
+
+    @abstractmethod
+    def range_run(self, x: NDArray[np.float32]) -> tuple[float, float, bool]:
+        """The smallest and the largest of 0 and all elements but NaN; whether there was a NaN."""
+
+    @abstractmethod
+    def pool_max(self, x: NDArray[Any], windows: Windows, out: NDArray[Any]) -> None:
+        """Maxima of ``[N, *spatial, C]``, not empty."""
+
+    @abstractmethod
+    def pool_average(
+        self,
+        x: NDArray[Any],
+        params: QParams,
+        windows: Windows,
+        out_params: QParams,
+        out: NDArray[Any],
+    ) -> None:
+        """Means of ``[N, *spatial, C]``, not empty."""
+
+    @abstractmethod
+    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+        """See the protocol, as for the rest."""
+
+    @abstractmethod
+    def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def softmax_of_bytes(self, q: NDArray[Any], exponentials: NDArray[np.int32]) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def layer_norm(
+        self, x: NDArray[np.float32], scale: NDArray[np.float32], bias: NDArray[np.float32] | None, epsilon: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 
     @abstractmethod
     def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
@@ -140,22 +184,25 @@ class KernelBackend(ABC):
     def quantize(self, x: NDArray[np.float32], params: QParams, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """See the protocol."""
         walk = Walk.along(x)
+        if walk.run(params) < SHORT_RUN and params.axis is not None:
+            return _result(quantize_array(x, params), out)
         source, target = walk.flat(x), walk.target(out, params.dtype)
         found_nan = False
         for part, scale, zero_point in walk.slices(params):
             low, high = params.qmin - zero_point, params.qmax - zero_point
             found_nan |= self.quantize_run(source[part], scale, zero_point, low, high, target[part].view(np.uint8))
         if found_nan:
-            raise ValueError("x: contains NaN, which has no quantized value")
+            raise ValueError("x: expected real numbers, got NaN")
         return walk.result(target, out)
 
     def dequantize(
         self, q: NDArray[Any], params: QParams, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """See the protocol."""
-        if q.dtype == np.int32:  # biases: small, and exact in NumPy
-            return _result(dequantize_array(q, params), out)
         walk = Walk.along(q)
+        short = walk.run(params) < SHORT_RUN and params.axis is not None
+        if q.dtype == np.int32 or short:  # int32: biases, which are few
+            return _result(dequantize_array(q, params), out)
         source, target = walk.flat(q).view(np.uint8), walk.target(out, np.dtype(np.float32))
         for part, scale, zero_point in walk.slices(params):
             self.dequantize_run(source[part], q.dtype == np.int8, scale, zero_point, target[part])
@@ -177,6 +224,32 @@ class KernelBackend(ABC):
         if target.size:
             self.binary_lines(op, first, second, out_params, target.view(np.uint8))
         return walk.result(target, out)
+
+    def value_range(self, x: NDArray[np.float32]) -> tuple[float, float]:
+        """See the protocol."""
+        low, high, found_nan = self.range_run(Walk.along(x).flat(x))
+        if found_nan:
+            raise ValueError("x: expected real numbers, got NaN")
+        return low, high
+
+    def max_pool(self, x: NDArray[Any], placement: Placement) -> NDArray[Any]:
+        """See the protocol."""
+        out = np.empty((len(x), *placement.out, x.shape[-1]), x.dtype)
+        if out.size:
+            self.pool_max(x, windows(x.shape[1:-1], x.shape[-1], placement), out)
+        return out
+
+    def average_pool(
+        self, x: NDArray[Any], params: QParams, placement: Placement, include_pad: bool, out_params: QParams
+    ) -> NDArray[Any]:
+        """See the protocol."""
+        if prod(placement.kernel) > LARGEST_WINDOW:
+            return reference_pool.average_pool(x, params, placement, include_pad, out_params)
+        out = np.empty((len(x), *placement.out, x.shape[-1]), out_params.dtype)
+        if out.size:
+            found = windows(x.shape[1:-1], x.shape[-1], placement, include_pad)
+            self.pool_average(x, params, found, out_params, out)
+        return out
 
 
 def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

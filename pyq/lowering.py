@@ -193,13 +193,17 @@ class Walk(NamedTuple):
             out[...] = logical
         return out
 
+    def run(self, params: QParams) -> int:
+        """How many elements follow each other that share one scale and zero point."""
+        position = -1 if params.axis is None else self.order.index(params.axis % len(self.order))
+        return math.prod(self.shape[position + 1 :])
+
     def slices(self, params: QParams) -> Iterator[tuple[slice, float, int]]:
         """Runs of elements that share one scale and zero point, with both: the whole, when quantized per tensor."""
         if params.axis is None:
             yield slice(0, math.prod(self.shape)), float(params.scale), int(params.zero_point)
             return
-        position = self.order.index(params.axis % len(self.order))
-        run = math.prod(self.shape[position + 1 :])
+        position, run = self.order.index(params.axis % len(self.order)), self.run(params)
         for index in range(math.prod(self.shape[: position + 1])):
             channel = index % self.shape[position]
             part = slice(index * run, (index + 1) * run)
@@ -228,7 +232,9 @@ def lower_binary(
     shape = np.broadcast_shapes(a.shape, b.shape)
     filling = next((x for x in (a, b) if x.shape == shape), np.empty(shape, np.bool_))
     order = memory_order(filling)
-    first, second = (_unit_inner(np.broadcast_to(x, shape).transpose(order)) for x in (a, b))
+    # broadcast_to takes longer than a small sum, so it is left out where it would change nothing.
+    whole = (x if x.shape == shape else np.broadcast_to(x, shape) for x in (a, b))
+    first, second = (_unit_inner(x.transpose(order)) for x in whole)
     dims, a_strides, b_strides = merged_dimensions(first, second)
     walk = Walk(first.shape, order)
     return walk, BinaryLines(first, a_params, dims, a_strides), BinaryLines(second, b_params, dims, b_strides)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pyq.backends import ConvGeometry, current_backend
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer
 from pyq.geometry import channels_last, place
+from pyq.layout import to_nhwc
 from pyq.packing import PackedWeight, pack
 from pyq.products import (
     ACCUMULATE,
@@ -266,7 +267,7 @@ def _placed(
     geometry = _geometry(images.shape[1:-1], w.shape[2:], *attributes, auto_pad)
     if isinstance(w, QTensor):
         w = pack(w, group=group, dilations=geometry.dilations, prove=False)
-    return images, w, geometry
+    return images if layout == "NHWC" else to_nhwc(data), w, geometry
 
 
 @lru_cache(maxsize=1024)  # to check the attributes takes longer than to convolve a small image

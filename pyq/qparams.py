@@ -154,12 +154,13 @@ def dequantize_array(q: np.ndarray, params: QParams) -> np.ndarray:
 
 
 def as_float32(name: str, x: npt.ArrayLike) -> np.ndarray:
-    """`x` as a float32 array; TypeError naming the argument when it does not hold real numbers."""
+    """`x` as an aligned float32 array; TypeError naming the argument when it does not hold real numbers."""
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     with np.errstate(over="ignore", under="ignore"):
-        return array.astype(np.float32, copy=False)
+        reals = array.astype(np.float32, copy=False)
+    return reals if reals.flags.aligned else reals.copy()
 
 
 def normalized_axis(axis: int, ndim: int) -> int:
@@ -215,7 +216,8 @@ def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limit
         raise ValueError(f"zero_point: expected one, or as many as scales {shape}, got shape {zeros.shape}")
     if ((zeros < limits.min) | (zeros > limits.max)).any():
         raise ValueError(f"zero_point: expected {limits.min} to {limits.max}, got {zero_point!r}")
-    return read_only(np.broadcast_to(zeros.astype(np.int32), shape))
+    integers = zeros.astype(np.int32)
+    return read_only(integers if integers.shape == shape else np.broadcast_to(integers, shape))
 
 
 def _range_with_zero(lo: npt.ArrayLike, hi: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pyq import reference_normalization, reference_pool
+from pyq.geometry import Placement
 from pyq.qparams import QParams, dequantize_array, quantize_array
 
 if TYPE_CHECKING:
@@ -219,6 +221,40 @@ class ReferenceBackend:
     ) -> np.ndarray:
         """Apply an epilogue to int32 accumulators [..., N]."""
         return _stored(requantize(acc, epilogue, residual), out)
+
+    def value_range(self, x: np.ndarray) -> tuple[float, float]:
+        """Smallest and largest of 0 and the elements."""
+        if np.isnan(x).any():
+            raise ValueError("x: expected real numbers, got NaN")
+        return float(x.min(initial=0)) + 0.0, float(x.max(initial=0)) + 0.0  # never -0
+
+    def max_pool(self, x: np.ndarray, placement: Placement) -> np.ndarray:
+        """Maxima of images [N, *spatial, C]."""
+        return reference_pool.max_pool(x, placement)
+
+    def average_pool(
+        self, x: np.ndarray, params: QParams, placement: Placement, include_pad: bool, out_params: QParams
+    ) -> np.ndarray:
+        """Means of images [N, *spatial, C]."""
+        return reference_pool.average_pool(x, params, placement, include_pad, out_params)
+
+    def transpose(self, x: np.ndarray) -> np.ndarray:
+        """[N, A, B] to [N, B, A]."""
+        return np.ascontiguousarray(x.transpose(0, 2, 1))
+
+    def softmax(self, x: np.ndarray) -> np.ndarray:
+        """Of each row."""
+        return reference_normalization.softmax(x)
+
+    def softmax_of_bytes(self, q: np.ndarray, exponentials: np.ndarray) -> np.ndarray:
+        """Of each row, by the exponentials of the distances to the largest element."""
+        return reference_normalization.softmax_of_bytes(q, exponentials)
+
+    def layer_norm(
+        self, x: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, epsilon: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each row; also mean and 1 / deviation."""
+        return reference_normalization.layer_norm(x, scale, bias, epsilon)
 
 
 def _check_amax(x: np.ndarray, amax: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyq.backends import current_backend
 from pyq.checks import check_activation, check_params
+from pyq.normalization import over_rows
 from pyq.qparams import QParams, normalized_axis
 from pyq.tensor import QTensor
 
@@ -29,10 +30,8 @@ def softmax(x: QTensor, axis: int = -1, out: QParams | None = None) -> np.ndarra
     axis = normalized_axis(axis, x.ndim)
     if x.shape[axis] == 0:
         raise ValueError(f"x: expected at least one element along axis {axis}, got shape {x.shape}")
-    exponentials = np.rint(np.exp(np.arange(256) * -np.float64(x.scale)) * _ONE).astype(np.int64)
-    distance = np.subtract(x.data.max(axis=axis, keepdims=True), x.data, dtype=np.int64)
-    terms = exponentials[distance]
-    reals = terms.astype(np.float32) / terms.sum(axis=axis, keepdims=True).astype(np.float32)
+    exponentials = np.rint(np.exp(np.arange(256) * -np.float64(x.scale)) * _ONE).astype(np.int32)
+    reals = over_rows(lambda rows: current_backend().softmax_of_bytes(rows, exponentials), x.data, axis)
     if out is None:
         return reals
     params = check_params("out", out)

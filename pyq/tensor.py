@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pyq.backends import current_backend
 from pyq.qparams import (
     DTYPES,
     QParams,
     as_float32,
     choose_qparams,
-    dequantize_array,
     described,
     normalized_axis,
     quantize_array,
@@ -118,7 +118,7 @@ class QTensor:
 
     def dequantize(self) -> np.ndarray:
         """The real values: float32 array `float32(q - zero_point) * scale`."""
-        return dequantize_array(self._data, self._params)
+        return current_backend().dequantize(self._data, self._params)
 
     def transpose(self, *axes: int) -> QTensor:
         """Permute the dimensions, or reverse them without arguments; `axis` moves along."""
@@ -193,15 +193,10 @@ def quantize(
             raise ValueError("axis, symmetric, reduce_range, qmax: not allowed when dtype is a QParams")
         params = dtype
     else:
-        over = None
-        if axis is not None:
-            axis = normalized_axis(axis, reals.ndim)
-            over = tuple(i for i in range(reals.ndim) if i != axis)
-        low, high = reals.min(axis=over, initial=0), reals.max(axis=over, initial=0)
-        if np.isnan(low).any():
-            raise ValueError("x: expected real numbers, got NaN")
+        low, high = _range(reals, axis)
         params = choose_qparams(low, high, dtype, symmetric, reduce_range, axis=axis, qmax=qmax)
-    return QTensor(quantize_array(reals, params), params.scale, params.zero_point, params.axis)
+    integers = quantize_array(reals, params) if params.dtype == np.int32 else current_backend().quantize(reals, params)
+    return QTensor(integers, params.scale, params.zero_point, params.axis)
 
 
 def dequantize(q: QTensor) -> np.ndarray:
@@ -213,6 +208,18 @@ def dequantize(q: QTensor) -> np.ndarray:
     if not isinstance(q, QTensor):
         raise TypeError(f"q: expected a QTensor, got {type(q).__name__}")
     return q.dequantize()
+
+
+def _range(x: np.ndarray, axis: int | None) -> tuple[Any, Any]:
+    """The smallest and the largest of 0 and all elements, or those at each index of `axis`; ValueError for NaN."""
+    if axis is None:
+        return current_backend().value_range(x)
+    axis = normalized_axis(axis, x.ndim)
+    over = tuple(i for i in range(x.ndim) if i != axis)
+    low, high = x.min(axis=over, initial=0), x.max(axis=over, initial=0)
+    if np.isnan(low).any():
+        raise ValueError("x: expected real numbers, got NaN")
+    return low, high
 
 
 def _surviving_axis(old: tuple[int, ...], axis: int, new: tuple[int, ...]) -> int:

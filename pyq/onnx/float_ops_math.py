@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pyq.normalization import layer_norm, softmax_float32
+
 Array = np.ndarray
 
 
@@ -31,6 +33,8 @@ def gemm(
 
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """`exp(x) / sum(exp(x))` along `axis`."""
+    if x.dtype == np.float32:
+        return softmax_float32(x, axis)
     y = np.exp(x - x.max(axis=axis, keepdims=True))
     y /= y.sum(axis=axis, keepdims=True)
     return y
@@ -54,6 +58,9 @@ def layer_normalization(
 ) -> tuple[Array, ...]:
     """Zero mean, unit variance over the axes from `axis` on, then `scale` and `bias`; also mean and 1 / deviation."""
     axes = tuple(range(axis % x.ndim, x.ndim))
+    like = x.shape[axis:]
+    if x.size and x.dtype == np.float32 and scale.shape == like and (bias is None or bias.shape == like):
+        return layer_norm(x, scale, bias, axis, epsilon)[:n_outputs]
     stashed = x.astype(np.float32, copy=False) if stash_type == 1 else x
     mean = stashed.mean(axis=axes, keepdims=True)
     centered = stashed - mean

@@ -96,7 +96,7 @@ def dynamic_quantize_linear(node: Node, operands: Operands) -> Work | None:
 
     def work(operands: Operands, out: Buffers) -> list[Array]:
         x = operands[0]
-        params = choose_qparams(x.min(initial=0), x.max(initial=0), "uint8")
+        params = choose_qparams(*current_backend().value_range(x), "uint8")
         y = current_backend().quantize(x, params, take_like(x, x.shape, params.dtype, out))
         return [y, np.array(params.scale), params.zero_point.astype(np.uint8)]
 

@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from pyq.backends import ConvGeometry, Epilogue, current_backend, requantize_epilogue, residual_epilogue
 from pyq.checks import BYTES
-from pyq.geometry import Placement, channels_first, channels_last, place, place_transposed
+from pyq.geometry import Placement, channels_first, place, place_transposed
+from pyq.layout import to_nhwc
 from pyq.lowering import memory_order
 from pyq.onnx.step import Buffers, Step
 from pyq.packing import pack
@@ -179,11 +180,11 @@ class ConvStep(ProductStep):
         filters, depth = self._weight.shape[:2]
         self._check_images(x, residual, len(self._weight.shape), depth * self._weight.group)
         geometry, size = self._geometry(x.shape[2:])
-        product = partial(current_backend().conv, channels_last(x), self._zero_point, self._weight, geometry)
+        product = partial(current_backend().conv, to_nhwc(x), self._zero_point, self._weight, geometry)
         if any(r.shape != (x.shape[0], filters, *size) for r in residual):
             return [self._added(channels_first(product(self._plain)), residual[0], out)]
         y = out.take((x.shape[0], *size, filters), self._epilogue.dtype)
-        product(self._epilogue, y, *map(channels_last, residual))
+        product(self._epilogue, y, *map(to_nhwc, residual))
         return [channels_first(y.view(self._dtype))]
 
     def _geometry(self, size: tuple[int, ...]) -> tuple[ConvGeometry, tuple[int, ...]]:
@@ -216,7 +217,7 @@ class ConvTransposeStep(ProductStep):
             self._placed[size] = place_transposed(size, kernel, **self._spatial)
         placed = self._placed[size]
         y = out.take((len(x), *placed.out, self._weight.columns), self._epilogue.dtype)
-        run_phases(channels_last(x), self._zero_point, self._weight, placed, self._epilogue, y)
+        run_phases(to_nhwc(x), self._zero_point, self._weight, placed, self._epilogue, y)
         return [channels_first(y.view(self._dtype))]
 
 

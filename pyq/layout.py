@@ -1,0 +1,43 @@
+"""Images from NCHW to NHWC and back: copies by transposed tiles, which NumPy makes element by element."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyq.backends import current_backend
+
+_WORDS = {1: np.uint8, 4: np.uint32}
+"""Elements of these sizes have kernels."""
+
+
+def to_nhwc(x: np.ndarray) -> np.ndarray:
+    """Images [N, C, *spatial] of any type as [N, *spatial, C], contiguous; a view where they lie so already.
+
+    ValueError for fewer than 3 dimensions.
+
+    >>> to_nhwc(np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2))[0, 0]
+    array([[0, 4],
+           [1, 5]], dtype=uint8)
+    """
+    return _moved(x, 1, -1)
+
+
+def to_nchw(x: np.ndarray) -> np.ndarray:
+    """Images [N, *spatial, C] of any type as [N, C, *spatial], contiguous; otherwise as `to_nhwc`.
+
+    >>> to_nchw(np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2))[0, 0]
+    array([[0, 2],
+           [4, 6]], dtype=uint8)
+    """
+    return _moved(x, -1, 1)
+
+
+def _moved(x: np.ndarray, source: int, destination: int) -> np.ndarray:
+    if x.ndim < 3:
+        raise ValueError(f"x: expected at least 3 dimensions, those of images and their channels, got {x.shape}")
+    view = np.moveaxis(x, source, destination)
+    word = None if x.dtype.hasobject else _WORDS.get(x.itemsize)
+    if view.flags.c_contiguous or not x.flags.carray or not x.size or word is None:
+        return np.ascontiguousarray(view)
+    matrices = x.reshape(len(x), x.shape[1], -1) if source == 1 else x.reshape(len(x), -1, x.shape[-1])
+    return current_backend().transpose(matrices.view(word)).view(x.dtype).reshape(view.shape)
