@@ -14,9 +14,12 @@ import pytest
 from exact import assert_same, conv, full_range, matmul
 from guarded import fatal_signal, guarded
 
-from pyq import ops
+from pyq import c_backend, ops
+from pyq._core import ffi, lib
 from pyq.backends import Epilogue, backend, residual_epilogue
+from pyq.geometry import place
 from pyq.packing import pack
+from pyq.pool_windows import windows
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
@@ -131,6 +134,63 @@ def test_element_wise(name: str, edge: str, size: int, rng: np.random.Generator)
             expected = REFERENCE.binary(op, s, SIGNED, other, UNSIGNED, UNSIGNED)
             result = b.binary(op, at_edge(s), SIGNED, at_edge(other), UNSIGNED, UNSIGNED, out(3, size))
             assert_same(result, expected, f"{name} {op}")
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("channels", [1, 3, 8, 16, 31, 32, 33, 64, 100])
+def test_pools(name: str, edge: str, channels: int, rng: np.random.Generator) -> None:
+    x = full_range(rng, (2, 5, 6, channels), "int8")
+    for placement in (place((5, 6), (3, 3), (2, 1), (1, 1, 1, 1)), place((5, 6), (5, 6)), place((5, 6), (2, 2))):
+        maxima = backend(name).max_pool(guarded(x, edge), placement)
+        assert_same(maxima, REFERENCE.max_pool(x, placement), name)
+        means = backend(name).average_pool(guarded(x, edge), SIGNED, placement, False, UNSIGNED)
+        assert_same(means, REFERENCE.average_pool(x, SIGNED, placement, False, UNSIGNED), name)
+
+
+@every_backend
+@every_edge
+@pytest.mark.parametrize("size", SIZES)
+def test_rows(name: str, edge: str, size: int, rng: np.random.Generator) -> None:
+    """Range, softmax and layer normalization."""
+    b, x, q = backend(name), rng.normal(0, 3, (3, size)).astype(np.float32), full_range(rng, (3, size), "uint8")
+    exponentials = np.arange(256, 0, -1, np.int32)
+    assert b.value_range(guarded(x, edge)) == REFERENCE.value_range(x)
+    assert_same(b.softmax(guarded(x, edge)), REFERENCE.softmax(x), name)
+    of_bytes = b.softmax_of_bytes(guarded(q, edge), guarded(exponentials, edge))
+    assert_same(of_bytes, REFERENCE.softmax_of_bytes(q, exponentials), name)
+    found = b.layer_norm(guarded(x, edge), guarded(x[0], edge), guarded(x[1], edge), 1e-5)
+    for one, other in zip(found, REFERENCE.layer_norm(x, x[0], x[1], 1e-5), strict=True):
+        assert_same(one, other, name)
+
+
+@every_edge
+@pytest.mark.parametrize("size", SIZES)
+def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) -> None:
+    """What the backend allocates itself, here by functions of the extension, which get guarded memory to write to."""
+    x, q = rng.normal(0, 3, (3, size)).astype(np.float32), full_range(rng, (3, size), "uint8")
+    reals, out = guarded(np.zeros_like(x), edge), ffi.from_buffer
+    lib.pyq_softmax(out("float[]", x), 3, size, out("float[]", reals))
+    assert_same(reals, REFERENCE.softmax(x))
+    ones, mean = np.ones(size, np.float32), [guarded(np.zeros(3, np.float32), edge) for _ in range(2)]
+    pointers = [out("float[]", array) for array in (reals, *mean)]
+    lib.pyq_layer_norm(out("float[]", x), 3, size, out("float[]", ones), ffi.NULL, 1e-5, *pointers)
+    assert_same(reals, REFERENCE.layer_norm(x, ones, None, 1e-5)[0])
+    for matrix in (q, q.T.copy(), full_range(rng, (17, size), "uint8"), full_range(rng, (size, 40), "uint32")):
+        swapped = guarded(np.zeros_like(matrix.T), edge)
+        source, target = out("uint8_t[]", guarded(matrix, edge)), out("uint8_t[]", swapped)
+        lib.pyq_transpose(source, 1, *matrix.shape, matrix.itemsize, target)
+        assert_same(swapped, matrix.T.copy())
+    pooled = guarded(np.zeros((1, 2, 2, size), np.uint8), edge)
+    placement = place((3, 3), (2, 2))
+    images = full_range(rng, (1, 3, 3, size), "uint8")
+    pool = c_backend._pool(images, windows((3, 3), size, placement))
+    lib.pyq_max_pool(pool, out("uint8_t[]", pooled))
+    assert_same(pooled, REFERENCE.max_pool(images, placement))
+    affine = ffi.new("pyq_affine *", (0.05, 0, 0))
+    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("uint8_t[]", pooled))
+    same = QParams(0.05)
+    assert_same(pooled, REFERENCE.average_pool(images, same, placement, False, same))
 
 
 @every_backend

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from exact import assert_same, full_range, matmul
 
 import pyq
 from pyq import ops
+from pyq.geometry import place
 from pyq.packing import pack
 from pyq.tensor import QTensor
 
@@ -56,6 +57,39 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     one_tap = np.zeros_like(w)
     one_tap[:, :, 1, 1] = 1
     assert_same(np.ascontiguousarray(ops.conv_integer(x, one_tap, pads=pads, group=40)), x.astype(np.int32))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_element_wise_operations_of_many_tasks(threads: int) -> None:
+    """More elements than one thread would take, and no multiple of what a task takes."""
+    rng = np.random.default_rng(6)
+    kernels, reference = pyq.backends.backend("c"), pyq.backends.backend("reference")
+    x = rng.normal(0, 3, (37, 5003)).astype(np.float32)
+    q, images = full_range(rng, (37, 5003), "uint8"), full_range(rng, (2, 61, 67, 40), "int8")
+    table, p, signed = full_range(rng, (256,), "uint8"), pyq.QParams(0.03, 120), pyq.QParams(0.02, -5, "int8")
+    scale, exponentials = x[0].copy(), np.arange(256, 0, -1, np.int32)
+    window = place((61, 67), (3, 3), (1, 1), (1, 1, 1, 1))
+    calls: list[Callable[[pyq.backends.Backend], Any]] = [
+        lambda b: b.lookup(q, table, np.dtype(np.uint8)),
+        lambda b: b.quantize(x, p),
+        lambda b: b.dequantize(q, p),
+        lambda b: np.array(b.value_range(x)),
+        lambda b: b.binary("add", q, p, q[:, ::-1], p, p),
+        lambda b: b.binary("add", q, p, q[:, :1], p, p),
+        lambda b: b.max_pool(images, window),
+        lambda b: b.average_pool(images, signed, window, False, p),
+        lambda b: b.transpose(images.reshape(2, -1, 40).view(np.uint8)),
+        lambda b: b.softmax(x),
+        lambda b: b.softmax_of_bytes(q, exponentials),
+        lambda b: b.layer_norm(x, scale, None, 1e-5)[0],
+    ]
+    pyq.set_num_threads(threads)
+    for i, call in enumerate(calls):
+        assert_same(call(kernels), call(reference), f"{threads} threads, operation {i}")
+    x[36, 5002] = np.nan  # in the last task
+    for call in (calls[1], calls[3]):
+        with pytest.raises(ValueError, match="NaN"):
+            call(kernels)
 
 
 def test_the_pool_really_starts_threads() -> None:

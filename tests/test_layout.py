@@ -1,0 +1,45 @@
+"""Images from one memory order to the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from exact import assert_same
+
+from pyq.layout import to_nchw, to_nhwc
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float32", "int32", "float16", "float64", "complex64", "bool"])
+@pytest.mark.parametrize("shape", [(2, 3, 20, 30), (1, 16, 7), (2, 5, 3, 4, 6), (1, 1, 9, 9), (3, 8, 1, 1), (0, 3, 4)])
+def test_both_ways(shape: tuple[int, ...], dtype: str) -> None:
+    x = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    last = to_nhwc(x)
+    assert last.flags.c_contiguous
+    assert_same(last, np.moveaxis(x, 1, -1).copy())
+    first = to_nchw(last)
+    assert first.flags.c_contiguous
+    assert_same(first, x)
+
+
+def test_what_lies_so_already_is_not_copied() -> None:
+    x = np.zeros((2, 3, 4, 5), np.uint8)
+    assert np.shares_memory(to_nchw(np.moveaxis(x, 1, -1)), x)
+    assert np.shares_memory(to_nhwc(np.moveaxis(x, -1, 1)), x)
+
+
+def test_gaps_and_byte_orders() -> None:
+    x = np.random.default_rng(1).normal(0, 1, (2, 6, 8, 10)).astype(np.float32)
+    for view in (x[:, ::2], x[..., 1:], x[::-1], x.astype(">f4")):
+        assert_same(to_nhwc(view), np.moveaxis(view, 1, -1).copy())
+    flat = np.zeros(x.nbytes + 1, np.uint8)
+    unaligned = flat[1:].view(np.float32).reshape(x.shape)
+    unaligned[...] = x
+    assert_same(to_nhwc(unaligned), to_nhwc(x))
+
+
+def test_fewer_dimensions() -> None:
+    for move in (to_nhwc, to_nchw):
+        with pytest.raises(ValueError, match=r"x: expected at least 3 dimensions.*got \(2, 3\)"):
+            move(np.zeros((2, 3)))
