@@ -20,6 +20,7 @@
 #define USE_AVX2 0
 #define pyq_avx2_window_max window_max
 #define pyq_avx2_window_sum window_sum
+#define divided_avx2 divided
 #endif
 
 enum {
@@ -46,6 +47,18 @@ static void window_sum(const pyq_window *w, uint8_t flip, int64_t channels, int3
             for (int64_t i = 0; i < channels; i++) sums[i] += x[i] ^ flip;
         }
 }
+
+ALWAYS_INLINE void divided(const int32_t *restrict sums, int64_t n, int32_t zero, float scale, float count,
+                           float *restrict means) {
+    for (int64_t i = 0; i < n; i++) means[i] = (float)(sums[i] - zero) * scale / count;
+}
+
+#if PYQ_HAVE_AVX2
+TARGET_AVX2 static void divided_avx2(const int32_t *sums, int64_t n, int32_t zero, float scale, float count,
+                                     float *means) {
+    divided(sums, n, zero, scale, count, means);
+}
+#endif
 
 typedef struct {
     const pyq_pool *pool;
@@ -88,7 +101,7 @@ static void max_row(const pyq_pool *p, int64_t row, uint8_t *out) {
     }
 }
 
-/* The averages of up to CHANNELS channels; a whole block may be written. */
+/* The averages of up to CHANNELS channels. */
 static void average(const job *j, const pyq_window *w, float count, int64_t channels, float *means) {
     const uint8_t flip = j->pool->is_signed ? 128 : 0;
     const int32_t elements = (int32_t)(w->row_count * w->columns), zero = (j->from->zero_point + flip) * elements;
@@ -98,7 +111,10 @@ static void average(const job *j, const pyq_window *w, float count, int64_t chan
         pyq_avx2_window_sum(w, flip, channels, sums);
     else
         window_sum(w, flip, channels, sums);
-    for (int64_t i = 0; i < channels; i++) means[i] = (float)(sums[i] - zero) * scale / count;
+    if (USE_AVX2)
+        divided_avx2(sums, channels, zero, scale, count, means);
+    else
+        divided(sums, channels, zero, scale, count, means);
 }
 
 static void average_row(const job *j, int64_t row, uint8_t *out) {

@@ -22,14 +22,15 @@ enum {
     EDGE = 64,      /* least rows and columns of a part that does not have them all: a cache line of bytes */
 };
 
-void pyq_transpose_bytes(const pyq_part *p, int64_t first_row, int64_t first_column) {
-    for (int64_t c = first_column; c < p->columns; c++)
-        for (int64_t r = first_row; r < p->rows; r++) p->out[c * p->out_stride + r] = p->x[r * p->x_stride + c];
+void pyq_transpose_bytes(const pyq_part *part, int64_t first_row, int64_t first_column) {
+    const pyq_part p = *part; /* a byte stored may alias it */
+    for (int64_t c = first_column; c < p.columns; c++)
+        for (int64_t r = first_row; r < p.rows; r++) p.out[c * p.out_stride + r] = p.x[r * p.x_stride + c];
 }
 
 void pyq_transpose_words(const pyq_part *p, int64_t first_row, int64_t first_column) {
-    const uint32_t *x = (const uint32_t *)p->x;
-    uint32_t *out = (uint32_t *)p->out;
+    const uint32_t *restrict x = (const uint32_t *)p->x;
+    uint32_t *restrict out = (uint32_t *)p->out;
     for (int64_t c = first_column; c < p->columns; c++)
         for (int64_t r = first_row; r < p->rows; r++) out[c * p->out_stride + r] = x[r * p->x_stride + c];
 }

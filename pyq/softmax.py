@@ -35,4 +35,4 @@ def softmax(x: QTensor, axis: int = -1, out: QParams | None = None) -> np.ndarra
     if out is None:
         return reals
     params = check_params("out", out)
-    return QTensor(current_backend().quantize(reals, params), params.scale, params.zero_point)
+    return QTensor.of(current_backend().quantize(reals, params), params)
