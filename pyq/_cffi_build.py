@@ -15,10 +15,14 @@ SOURCES = [
     "csrc/pack_bytes.c",
     "csrc/elementwise.c",
     "csrc/threads.c",
+    "csrc/depthwise.c",
     "csrc/scalar/kernels.c",
+    "csrc/scalar/depthwise.c",
     "csrc/x86/avx2_gemm.c",
+    "csrc/x86/avx2_depthwise.c",
     "csrc/x86/avx2_requantize.c",
 ]
+X86_HEADERS = ["csrc/x86/avx2_epilogue.h", "csrc/x86/avx2_lookup.h"]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No -m flags: see csrc/isa.h.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra"]
 
@@ -32,7 +36,7 @@ ffi.set_source(
     '#include "pyq.h"',
     sources=SOURCES,
     include_dirs=["csrc"],
-    depends=["csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def", "csrc/x86/avx2_lookup.h"],
+    depends=[*("csrc/pyq.h", "csrc/isa.h", "csrc/requant.h", "csrc/kernels.def"), *X86_HEADERS],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     py_limited_api=True,
