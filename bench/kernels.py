@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pyq
+from pyq import windows
 from pyq.backends import ISA_NAMES, Epilogue, backend
 from pyq.benchmark import WrongResult
 from pyq.config import Kernel, isa
@@ -27,6 +28,7 @@ STEPS = {  # of the short and of the long call
     "taps16": (16, 256),
 }
 ROWS = (16, 256)  # the same for epilogues, in rows of NR sums
+CHANNELS = (32, 192)  # and for the depthwise kernels of whole windows
 REPETITIONS = 40
 
 
@@ -54,17 +56,23 @@ def peak(found: list[Rate], operation: str, seed: int) -> float:
     return max(best.giga, rate(best.kernel, seed))
 
 
+def works(kernel: Kernel, seed: int) -> list[Tile | Window | Finish]:
+    """A short and a long call of a kernel; both are right, else WrongResult."""
+    rng = np.random.default_rng(seed)
+    if kernel.layout:
+        made: list[Tile | Window | Finish] = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
+    elif kernel.operation == "depthwise":
+        made = [Window(kernel, channels, rng) for channels in CHANNELS]
+    else:
+        made = [Finish(kernel, rows, rng) for rows in ROWS]
+    for work in made:
+        work.check(seed)
+    return made
+
+
 def rate(kernel: Kernel, seed: int) -> float:
     """Billions of multiply-accumulates, or outputs, a second."""
-    rng = np.random.default_rng(seed)
-    works: list[Tile | Finish]
-    if kernel.layout:
-        works = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
-    else:
-        works = [Finish(kernel, rows, rng) for rows in ROWS]
-    for work in works:
-        work.check(seed)
-    short, long = works
+    short, long = works(kernel, seed)
     return (long.size - short.size) / difference(short.call, long.call) / 1e9
 
 
@@ -164,6 +172,53 @@ def _numba_tile(
     return lambda: tiles(*chosen, data, words, starts, offsets, weights, tile)
 
 
+class Window:
+    """One call of a depthwise kernel that takes a whole window: some neighbouring pixels, requantized to uint8."""
+
+    def __init__(self, kernel: Kernel, channels: int, rng: np.random.Generator) -> None:
+        from pyq._core import ffi, lib
+
+        row = _c_row(kernel.name)
+        self.kernel, side = kernel, row.kernel
+        width = (kernel.mr - 1) * row.stride + side
+        self.size = kernel.mr * channels * side**2
+        x = rng.integers(0, 256, (side, width, channels), np.uint8)
+        w = pyq.pack(pyq.quantize(rng.normal(size=(channels, 1, side, side)), "int8", axis=0), group=channels)
+        epilogue = _random_epilogue(channels, rng)
+        covered = np.lib.stride_tricks.sliding_window_view(x, (side, side), (0, 1))[0, :: max(1, row.stride)]
+        sums = np.einsum("pcrk,crk->pc", covered.astype(np.int32), w.unpack()[:, 0].astype(np.int32))
+        self.expected = backend("reference").requantize(sums, epilogue)
+        self.out = np.empty((kernel.mr, channels), np.uint8)
+        pixels = ffi.new("uint8_t *[]", lib.PYQ_PITCH * side)
+        for r, i in np.ndindex(side, width):
+            pixels[int(r * lib.PYQ_PITCH + i)] = ffi.cast("uint8_t *", int(x[r, i].ctypes.data))
+        weights, prepared = windows.window_weights(w), _prepared(epilogue, channels)
+        taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0))
+        target = ffi.from_buffer(self.out, require_writable=True)
+
+        def call(owners: object = (x, weights, prepared)) -> None:  # addresses do not keep them alive
+            row.window(taps, pixels, target)
+
+        self.call = call
+
+    def check(self, seed: int) -> None:
+        """WrongResult when an output differs from the reference's."""
+        self.call()
+        _compare(self.kernel, self.out, self.expected, seed)
+
+
+def _random_epilogue(columns: int, rng: np.random.Generator) -> Epilogue:
+    bias = rng.integers(-(2**16), 2**16, columns, np.int32)
+    multiplier = rng.uniform(1e-4, 4e-4, columns).astype(np.float32)
+    return Epilogue(np.dtype(np.uint8), bias, multiplier, zero_point=128, low=0, high=255)
+
+
+def _prepared(epilogue: Epilogue, columns: int) -> Any:
+    from pyq.c_backend import CBackend
+
+    return CBackend().prepare(epilogue, lower_epilogue(epilogue, columns), columns)
+
+
 class Finish:
     """One call of an epilogue: int32 sums of NR columns to uint8."""
 
@@ -171,9 +226,7 @@ class Finish:
         self.kernel = kernel
         self.size = rows * NR
         sums = rng.integers(-(2**20), 2**20, (rows, NR), np.int32)
-        bias = rng.integers(-(2**16), 2**16, NR, np.int32)
-        multiplier = rng.uniform(1e-4, 4e-4, NR).astype(np.float32)
-        epilogue = Epilogue(np.dtype(np.uint8), bias, multiplier, zero_point=128, low=0, high=255)
+        epilogue = _random_epilogue(NR, rng)
         self.expected = backend("reference").requantize(sums, epilogue)
         self.out = np.empty((rows, NR), np.uint8)
         self.call = (_c_finish if kernel.backend == "c" else _numba_finish)(kernel, sums, epilogue, self.out)
@@ -188,10 +241,8 @@ def _c_finish(
     kernel: Kernel, sums: NDArray[np.int32], epilogue: Epilogue, out: NDArray[np.uint8]
 ) -> Callable[[], None]:
     from pyq._core import ffi
-    from pyq.c_backend import CBackend
 
-    function = _c_row(kernel.name).epilogue
-    prepared = CBackend().prepare(epilogue, lower_epilogue(epilogue, NR), NR)
+    function, prepared = _c_row(kernel.name).epilogue, _prepared(epilogue, NR)
     source, target = ffi.from_buffer("int32_t[]", sums), ffi.from_buffer(out, require_writable=True)
     return lambda: function(source, len(sums), prepared.c, 0, ffi.NULL, target, NR)
 

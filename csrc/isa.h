@@ -10,7 +10,7 @@
 #endif
 
 /* Before a loop over the rows of a tile. gcc keeps an array in registers only if the loops over it unroll early. */
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #endif

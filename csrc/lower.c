@@ -134,7 +134,7 @@ int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t 
     int64_t padded[3], need_bytes = 0;
     job j = {.call = c, .x = x};
     for (int d = 0; d < 3; d++) {
-        padded[d] = c->begin[d] + c->size[d] + c->end[d];
+        padded[d] = c->size[d] + (c->window ? 0 : c->begin[d] + c->end[d]);
         j.padded |= padded[d] != c->size[d];
     }
     const int64_t row = padded[2] * c->channels, total = images * padded[0] * padded[1] * row;
@@ -142,7 +142,8 @@ int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t 
     needs(c->weights, &bytes, &words);
     const int in_place = bytes && !c->shift && !j.padded && c->exact_reads;
     need_bytes = bytes && !in_place ? (total + PYQ_SLACK + 63) / 64 * 64 : 0;
-    uint8_t *memory = reserve((size_t)(need_bytes + 2 * (words ? total + PYQ_SLACK : PYQ_SLACK)));
+    const int64_t need_words = 2 * (words ? total + PYQ_SLACK : PYQ_SLACK), need_zeros = c->window ? c->channels : 0;
+    uint8_t *memory = reserve((size_t)(need_bytes + need_words + need_zeros));
     if (!memory) return PYQ_NO_MEMORY;
     j.bytes = need_bytes ? memory : NULL;
     j.words = words ? (int16_t *)(memory + need_bytes) : NULL;
@@ -153,6 +154,12 @@ int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t 
         j.lines_per_task = j.line > 32 * LINE ? 1 : 32 * LINE / (j.line ? j.line : 1);
         pyq_parallel(run_lines, &j, (j.lines + j.lines_per_task - 1) / j.lines_per_task);
         if (atomic_load(&j.highest) > c->amax) return PYQ_ABOVE_AMAX;
+    }
+    if (c->window) {
+        uint8_t *zeros = memory + need_bytes + need_words;
+        memset(zeros, c->zero, (size_t)c->channels);
+        pyq_depthwise(c, in_place ? x : j.bytes, images, zeros, out);
+        return PYQ_OK;
     }
     const pyq_rows rows = {
         .bytes = in_place ? x : j.bytes,

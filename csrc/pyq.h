@@ -94,11 +94,31 @@ typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int
 typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
                                 const uint8_t *residual, void *out, int64_t stride);
 
+/* The taps of a square depthwise kernel, for up to PYQ_WINDOW neighbouring output pixels at once (depthwise.c). A panel
+ * has PYQ_NR channels from 0, PYQ_NR, ... on, but the last one the last PYQ_NR channels. Its weights are int16
+ * [pairs][NR][2]: two taps of a channel are multiplied together. The pairs of a kernel of K lines and columns (K odd):
+ *     lines (0, 1) of column 0, 1, ..., K - 1; lines (2, 3) of each column; ...
+ *     of the last line, columns (0, 1), (2, 3), ..., (K - 1, none); then columns (none, 0), (1, 2), ...
+ * where the weight of none is 0. An output pixel uses one of the two forms of the last line. */
+#define PYQ_WINDOW 4
+#define PYQ_PITCH 68
+typedef struct {
+    const int16_t *weights;
+    const pyq_epilogue *epilogue; /* without a table and without a sum */
+    int64_t channels;             /* at least PYQ_NR */
+    int32_t lowest;               /* quantized: the lower bound, zero point included */
+} pyq_taps;
+
+/* Writes `mr` neighbouring pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in line r. */
+typedef void (*pyq_window_fn)(const pyq_taps *t, const uint8_t *const *pixels, void *out);
+
 typedef struct {
     const char *name;
     int32_t operation, isa, layout, mr, nr, p;
-    pyq_gemm_fn gemm;         /* PYQ_GEMM and PYQ_DEPTHWISE */
-    pyq_epilogue_fn epilogue; /* PYQ_REQUANTIZE */
+    int32_t kernel, stride;   /* of a window; stride 0: any */
+    pyq_gemm_fn gemm;         /* what the row is: one of these three, the others NULL */
+    pyq_epilogue_fn epilogue;
+    pyq_window_fn window;
 } pyq_kernel;
 
 /* registry.c */
@@ -109,6 +129,7 @@ int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
 const pyq_kernel *pyq_select(int32_t layout, int64_t rows);
 pyq_epilogue_fn pyq_select_epilogue(void);
+const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
 
 /* gemm.c: out is [rows, columns], contiguous; so is residual, which is NULL or out itself or does not overlap it. */
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, const uint8_t *residual,
@@ -128,10 +149,15 @@ typedef struct {
     int32_t zero;                /* what padding is, shifted */
     int32_t amax;                /* what no shifted byte may exceed */
     int32_t exact_reads;         /* the kernels read nothing behind the images, so that they can stay where they are */
+    int32_t window;              /* side of the kernel when it is for pyq_depthwise; else 0 */
+    const int16_t *window_weights;
 } pyq_call;
 
 enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY };
 int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, const uint8_t *residual, void *out);
+
+/* depthwise.c: as pyq_gemm, where `window` is not 0. */
+void pyq_depthwise(const pyq_call *call, const uint8_t *images, int64_t count, const uint8_t *zeros, void *out);
 
 /* pack.c: returns the number of segments; see there for the sizes of the buffers. */
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,

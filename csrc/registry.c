@@ -10,14 +10,19 @@
     void pyq_##name(int32_t *, const uint8_t *const *, const int32_t *, const void *, int64_t, int32_t);
 #define EPILOGUE(operation, name, isa) \
     void pyq_##name(const int32_t *, int64_t, const pyq_epilogue *, int64_t, const uint8_t *, void *, int64_t);
+#define WINDOW(name, isa, kernel, stride, mr) void pyq_##name(const pyq_taps *, const uint8_t *const *, void *);
 #include "kernels.def"
 #undef KERNEL
 #undef EPILOGUE
+#undef WINDOW
 
 const pyq_kernel pyq_kernels[] = {
 #define KERNEL(operation, name, isa, layout, mr, nr, p) \
-    {#name, PYQ_##operation, PYQ_ISA_##isa, PYQ_##layout, mr, nr, p, pyq_##name, NULL},
-#define EPILOGUE(operation, name, isa) {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, NULL, pyq_##name},
+    {#name, PYQ_##operation, PYQ_ISA_##isa, PYQ_##layout, mr, nr, p, 0, 0, pyq_##name, NULL, NULL},
+#define EPILOGUE(operation, name, isa) \
+    {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, 0, 0, NULL, pyq_##name, NULL},
+#define WINDOW(name, isa, kernel, stride, mr) \
+    {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, NULL, NULL, pyq_##name},
 #include "kernels.def"
 };
 
@@ -40,9 +45,12 @@ static int32_t detect(void) {
 static int32_t detect(void) { return PYQ_ISA_SCALAR; }
 #endif
 
+enum { MAX_KERNEL = 5, MAX_STRIDE = 2 }; /* of a WINDOW */
+
 /* best[layout][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
 static const pyq_kernel *best[PYQ_LAYOUTS][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
+static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
 static int32_t detected, current;
 
 int32_t pyq_isa_detected(void) { return detected; }
@@ -52,19 +60,25 @@ static int better(const pyq_kernel *k, const pyq_kernel *than) {
     return than == NULL || k->isa > than->isa || (k->isa == than->isa && k->mr > than->mr);
 }
 
+static void offer_window(const pyq_kernel *k) {
+    for (int stride = 1; stride <= MAX_STRIDE; stride++)
+        for (int pixels = k->mr; pixels <= PYQ_WINDOW; pixels++) {
+            const pyq_kernel **best_here = &best_window[k->kernel][stride][pixels];
+            if ((k->stride == stride || k->stride == 0) && better(k, *best_here)) *best_here = k;
+        }
+}
+
 /* Cap the choice at `isa`, for tests and comparisons; returns what is now in force. Not while another thread computes. */
 int32_t pyq_set_isa(int32_t isa) {
     current = isa < detected ? isa : detected;
     memset(best, 0, sizeof best);
-    int32_t epilogue_isa = -1;
+    memset(best_window, 0, sizeof best_window);
     for (int32_t i = 0; i < pyq_kernel_count(); i++) {
         const pyq_kernel *k = &pyq_kernels[i];
         if (k->isa > current) continue;
-        if (k->operation == PYQ_REQUANTIZE) {
-            if (k->isa > epilogue_isa) best_epilogue = k->epilogue, epilogue_isa = k->isa;
-            continue;
-        }
-        for (int rows = k->mr; rows <= PYQ_MAX_MR; rows++)
+        if (k->epilogue) best_epilogue = k->epilogue; /* the rows are in the order of the instruction sets */
+        if (k->window) offer_window(k);
+        for (int rows = k->mr; k->gemm && rows <= PYQ_MAX_MR; rows++)
             if (better(k, best[k->layout][rows])) best[k->layout][rows] = k;
     }
     return current;
@@ -75,6 +89,10 @@ const pyq_kernel *pyq_select(int32_t layout, int64_t rows) {
 }
 
 pyq_epilogue_fn pyq_select_epilogue(void) { return best_epilogue; }
+
+const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels) {
+    return best_window[kernel][stride][pixels < PYQ_WINDOW ? pixels : PYQ_WINDOW];
+}
 
 __attribute__((constructor)) static void initialize(void) {
     detected = detect();

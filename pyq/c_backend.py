@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyq import windows
 from pyq._core import ffi, lib
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
@@ -96,7 +97,9 @@ class CBackend(KernelBackend):
         def prepare() -> Struct:
             zero = x_zero_point + activation_shift(x.dtype, w.amax)
             *place, offsets = place_conv(x.shape, w, geometry, zero)
-            return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets)
+            windowed = windows.fits(w, geometry) and epilogue.residual is None
+            taps = w.cached("window_weights", lambda: windows.window_weights(w)) if windowed else None
+            return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets, taps)
 
         call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry), prepare)
         _run(call, x, w, out, residual)
@@ -109,15 +112,17 @@ class CBackend(KernelBackend):
         epilogue: Epilogue,
         place: tuple[tuple[int, ...], ...],
         offsets: NDArray[np.int32],
+        taps: NDArray[np.int16] | None = None,
     ) -> Struct:
         """A ``pyq_call``: all of a product but its activations and its output. Made once, and kept by the weight."""
         shift, channels = activation_shift(x.dtype, w.amax), x.shape[-1]
         zero = x_zero_point + shift
         weights, finish = _weights(w, offsets), self.epilogue_of(epilogue, w, zero)
         size, begin, end, out_size, stride = place
-        counts = (shift, zero, w.amax, reads_exactly(w, channels))
+        windowed = taps is not None
+        counts = (shift, zero, w.amax, windowed or reads_exactly(w, channels), w.kernel_shape[2] if windowed else 0)
         fields = (weights.c, finish.c, w.columns, size, channels, begin, end, out_size, stride, *counts)
-        return Struct(ffi.new("pyq_call *", fields), (weights, finish))
+        return Struct(ffi.new("pyq_call *", (*fields, _pointer("int16_t[]", taps))), (weights, finish, taps))
 
     def finish(
         self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any], residual: NDArray[Any] | None

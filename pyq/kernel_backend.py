@@ -146,7 +146,8 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        size = geometry.output_size(x.shape[1:-1], w.shape[2:])
+        sizes = x.shape[1:-1]
+        size = w.cached(("output_size", geometry, sizes), lambda: geometry.output_size(sizes, w.shape[2:]))
         written = _destination(out, (x.shape[0], *size, w.columns), epilogue.dtype)
         self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written, _contiguous(residual))
         return _result(written, out)

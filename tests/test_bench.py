@@ -125,8 +125,7 @@ def check(task: Task) -> None:
 def test_every_kernel_is_checked_and_measured(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "REPETITIONS", 1)
     assert np.isfinite(kernels.rate(kernel, seed=0))
-    rng = np.random.default_rng(0)
-    work = kernels.Tile.random(kernel, 16, rng) if kernel.layout else kernels.Finish(kernel, 16, rng)
+    work, _ = kernels.works(kernel, seed=0)
     work.expected[-1, -1] += 1
     with pytest.raises(WrongResult, match=f"{kernel.name}, seed 7: 1 of"):
         work.check(seed=7)

@@ -1,0 +1,256 @@
+"""Depthwise convolutions: the kernels for 3x3 and 5x5 called directly, and whole layers beside the reference.
+
+The contract of the kernels is that of csrc/pyq.h; what they must compute is made here from the taps.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from exact import assert_same, conv, corners, full_range
+from guarded import fatal_signal, guarded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pyq
+from pyq import windows
+from pyq._core import ffi, lib
+from pyq.backends import ConvGeometry, Epilogue, backend
+from pyq.c_backend import CBackend
+from pyq.config import Kernel
+from pyq.lowering import lower_epilogue
+from pyq.packing import PackedWeight, pack
+from pyq.tensor import QTensor
+
+PITCH = lib.PYQ_PITCH
+INT32 = Epilogue(np.dtype(np.int32))
+
+C_ROWS = {ffi.string(lib.pyq_kernels[i].name).decode(): lib.pyq_kernels[i] for i in range(lib.pyq_kernel_count())}
+KERNELS = [k for k in pyq.kernels_available() if k.runnable and k.name in C_ROWS and C_ROWS[k.name].window != ffi.NULL]
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def packed(rng: np.random.Generator, channels: int, side: int, extreme: bool) -> PackedWeight:
+    """Weights that reach from -255 to 255 when their zero points are subtracted."""
+    data = (corners if extreme else full_range)(rng, (channels, 1, side, side), "int8")
+    zero_points = (corners if extreme else full_range)(rng, (channels,), "int8")
+    return pack(QTensor(data, np.ones(channels, np.float32), zero_points, 0), group=channels)
+
+
+def run(
+    kernel: Kernel, x: np.ndarray, w: PackedWeight, e: Epilogue, edge: str | None = None, short: str | None = None
+) -> np.ndarray:
+    """Output pixels [mr, C] of the input pixels x [side, width, C].
+
+    edge: put each buffer at a guard page, every input pixel at one of its own. short: the buffer that lacks the last
+    element that the kernel needs; not all use the second form of the taps of the last line.
+    """
+
+    def put(name: str, values: np.ndarray) -> np.ndarray:
+        if edge is None:
+            return values
+        return guarded(
+            values.reshape(-1)[: -1 - unused if name == "weights" else -1] if name == short else values, edge
+        )
+
+    side, width, channels = x.shape
+    unused = (side + 1) // 2 * 2 * windows.NR
+    pixels = [[put("pixels", np.ascontiguousarray(x[r, i])) for i in range(width)] for r in range(side)]
+    table = ffi.new("uint8_t *[]", PITCH * side)
+    for r, line in enumerate(pixels):
+        for i, pixel in enumerate(line):
+            table[r * PITCH + i] = ffi.cast("uint8_t *", pixel.ctypes.data)
+    finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
+    weights, out = put("weights", windows.window_weights(w)), put("out", np.zeros((kernel.mr, channels), e.dtype))
+    lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
+    taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest))
+    C_ROWS[kernel.name].window(taps, table, ffi.cast("void *", out.ctypes.data))
+    return out
+
+
+def expected(kernel: Kernel, x: np.ndarray, w: PackedWeight) -> np.ndarray:
+    """int32 [mr, C]."""
+    stride = max(1, C_ROWS[kernel.name].stride)
+    image = np.moveaxis(x, -1, 0)[None]
+    return conv(image, w.unpack(), 0, w.zero_point, (1, stride), group=x.shape[-1])[0, :, 0].T
+
+
+def random_input(kernel: Kernel, rng: np.random.Generator, channels: int, extreme: bool) -> np.ndarray:
+    """The input pixels under the output pixels."""
+    row = C_ROWS[kernel.name]
+    shape = row.kernel, (kernel.mr - 1) * row.stride + row.kernel, channels
+    return (corners if extreme else full_range)(rng, shape, "uint8")
+
+
+def epilogue(rng: np.random.Generator, kind: str, channels: int) -> Epilogue:
+    """Of each kind that there is, with all that it can have."""
+    bias = rng.integers(-(2**20), 2**20, channels).astype(np.int32)
+    if kind == "int32":
+        return Epilogue(np.dtype(kind), bias)
+    multiplier = np.exp2(rng.uniform(-16, -8, channels)).astype(np.float32)
+    if kind == "float32":
+        offset = rng.normal(0, 100, channels).astype(np.float32)
+        return Epilogue(np.dtype(kind), bias, multiplier, offset, low=-300.5, high=400.25)
+    limits = np.iinfo("uint8" if kind == "table" else kind)
+    low, zero_point, high = sorted(rng.integers(limits.min, limits.max + 1, 3).tolist())
+    table = full_range(rng, (256,), "uint8") if kind == "table" else None
+    return Epilogue(limits.dtype, bias, multiplier, zero_point=zero_point, low=low, high=high, table=table)
+
+
+# --- the kernels --------------------------------------------------------------------------------------------
+
+
+def test_every_instruction_set_has_a_kernel_for_every_pixel() -> None:
+    for isa in {k.isa for k in KERNELS}:
+        single = {(C_ROWS[k.name].kernel, C_ROWS[k.name].stride) for k in KERNELS if (k.isa, k.mr) == (isa, 1)}
+        assert single == {(side, 0) for side in windows.KERNELS}  # a last pixel always finds a kernel
+    assert {k.operation for k in KERNELS} == {"depthwise"}
+
+
+@every_kernel
+@given(seeds, st.integers(16, 70), st.booleans())
+def test_sums_are_exact(kernel: Kernel, seed: int, channels: int, extreme: bool) -> None:
+    rng = np.random.default_rng(seed)
+    x, w = random_input(kernel, rng, channels, extreme), packed(rng, channels, C_ROWS[kernel.name].kernel, extreme)
+    assert_same(run(kernel, x, w, INT32), expected(kernel, x, w), kernel.name)
+
+
+@every_kernel
+@pytest.mark.parametrize("activation", [0, 255])
+@pytest.mark.parametrize(("weight", "zero_point"), [(127, -128), (-128, 127)])
+def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_point: int) -> None:
+    row = C_ROWS[kernel.name]
+    data = np.full((20, 1, row.kernel, row.kernel), weight, np.int8)
+    w = pack(QTensor(data, np.float32(1), zero_point), group=20)
+    x = np.full((row.kernel, (kernel.mr - 1) * row.stride + row.kernel, 20), activation, np.uint8)
+    sums = np.full((kernel.mr, 20), row.kernel**2 * activation * (weight - zero_point), np.int32)
+    assert_same(run(kernel, x, w, INT32), sums, kernel.name)
+
+
+@every_kernel
+@given(seeds, st.sampled_from(["int32", "float32", "uint8", "int8"]), st.integers(16, 50))
+def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, C_ROWS[kernel.name].kernel, False)
+    e = epilogue(rng, kind, channels)
+    result = run(kernel, x, w, e, "end" if seed % 2 else "start")
+    assert_same(result, backend("reference").requantize(expected(kernel, x, w), e), kernel.name)
+
+
+@every_kernel
+@pytest.mark.parametrize("edge", ["end", "start"])
+@pytest.mark.parametrize("channels", [16, 17, 31, 32, 40])
+def test_stays_within_its_buffers(kernel: Kernel, edge: str, channels: int, rng: np.random.Generator) -> None:
+    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, C_ROWS[kernel.name].kernel, False)
+    assert_same(run(kernel, x, w, INT32, edge), expected(kernel, x, w), kernel.name)
+
+
+@pytest.mark.parametrize("short", ["pixels", "weights", "out"])
+@every_kernel
+def test_the_guard_pages_would_tell(kernel: Kernel, short: str, rng: np.random.Generator) -> None:
+    x, w = random_input(kernel, rng, 17, False), packed(rng, 17, C_ROWS[kernel.name].kernel, False)
+    assert fatal_signal(lambda: run(kernel, x, w, INT32, "end", short)) == signal.SIGSEGV
+
+
+# --- the weights --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", windows.KERNELS)
+def test_each_tap_is_in_one_pair_of_each_form(side: int) -> None:
+    pairs = windows.tap_pairs(side)
+    last = (side + 1) // 2
+    for form in (pairs[:-last], np.delete(pairs, np.s_[-2 * last : -last], axis=0)):
+        assert sorted(form[form < side**2]) == list(range(side**2))
+
+
+@pytest.mark.parametrize("channels", [16, 17, 31, 48])
+def test_the_last_panel_ends_with_the_last_channel(channels: int, rng: np.random.Generator) -> None:
+    w = packed(rng, channels, 3, False)
+    taps = (w.unpack().astype(np.int16) - w.zero_point.reshape(-1, 1, 1, 1)).reshape(channels, 9)
+    arranged = windows.window_weights(w)
+    assert arranged.ctypes.data % 64 == 0
+    assert_same(arranged[-1, :3, :, 0].astype(np.int64), taps[-16:, :3].T.astype(np.int64))
+    assert_same(arranged[0, :3, :, 1].astype(np.int64), taps[:16, 3:6].T.astype(np.int64))
+
+
+# --- layers -------------------------------------------------------------------------------------------------
+
+
+def layer(draw: Any, rng: np.random.Generator) -> tuple[np.ndarray, int, PackedWeight, ConvGeometry] | None:
+    """An image, its zero point, weights and geometry, mostly such that the kernels above are used."""
+    side, channels = draw(st.sampled_from(windows.KERNELS)), draw(st.integers(2, 50))
+    strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    pads, size = draw(st.tuples(*[st.integers(0, 4)] * 4)), draw(st.tuples(st.integers(1, 9), st.integers(1, 80)))
+    dilations = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]))
+    if any(size[i] + pads[i] + pads[i + 2] < (side - 1) * dilations[i] + 1 for i in (0, 1)):
+        return None
+    amax, dtype = draw(st.sampled_from([255, 127])), draw(st.sampled_from(["uint8", "int8"]))
+    low = 0 if dtype == "uint8" else -(amax + 1) // 2
+    x = rng.integers(low, low + amax + 1, (draw(st.integers(1, 2)), *size, channels)).astype(dtype)
+    data, zero_points = full_range(rng, (channels, 1, side, side), "int8"), full_range(rng, (channels,), "int8")
+    w = pack(QTensor(data, np.ones(channels, np.float32), zero_points, 0), amax=amax, group=channels)
+    return x, int(rng.integers(low, low + amax + 1)), w, ConvGeometry(strides, pads, dilations)
+
+
+@settings(max_examples=150)
+@given(st.data(), seeds, st.sampled_from(["int32", "float32", "uint8", "int8", "table"]), st.booleans())
+def test_a_layer_is_that_of_the_reference(data: st.DataObject, seed: int, kind: str, scalar: bool) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = layer(data.draw, rng)
+    if drawn is None:
+        return
+    x, zero_point, w, geometry = drawn
+    e = epilogue(rng, kind, w.columns)
+    try:
+        lib.pyq_set_isa(0 if scalar else lib.pyq_isa_detected())
+        result = backend("c").conv(x, zero_point, w, geometry, e)
+    finally:
+        lib.pyq_set_isa(lib.pyq_isa_detected())
+    assert_same(result, backend("reference").conv(x, zero_point, w, geometry, e))
+
+
+@pytest.mark.parametrize("side", windows.KERNELS)
+@pytest.mark.parametrize("stride", windows.STRIDES)
+@pytest.mark.parametrize("edge", ["end", "start"])
+def test_the_arrays_of_the_caller_have_no_slack(side: int, stride: int, edge: str, rng: np.random.Generator) -> None:
+    """Widths with whole tiles and without, shorter and longer than a run of tiles."""
+    for width, channels in ((1, 16), (7, 17), (33 * stride, 24), (66, 16)):
+        w, x = packed(rng, channels, side, False), full_range(rng, (1, 6, width, channels), "uint8")
+        geometry = ConvGeometry((1, stride), (side // 2,) * 4)
+        size = geometry.output_size(x.shape[1:3], (side, side))
+        assert windows.fits(w, geometry)
+        e = epilogue(rng, "uint8", channels)
+        out = guarded(np.zeros((1, *size, channels), np.uint8), edge)
+        backend("c").conv(guarded(x, edge), 77, w, geometry, e, out)
+        assert_same(out, backend("reference").conv(x, 77, w, geometry, e))
+
+
+def test_threads_share_the_lines(rng: np.random.Generator) -> None:
+    w, x = packed(rng, 96, 3, False), full_range(rng, (2, 60, 112, 96), "uint8")
+    before = pyq.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            pyq.set_num_threads(threads)
+            results.append(backend("c").conv(x, 3, w, ConvGeometry((1, 1), (1, 1, 1, 1)), INT32))
+    finally:
+        pyq.set_num_threads(before)
+    assert_same(results[0], backend("reference").conv(x, 3, w, ConvGeometry((1, 1), (1, 1, 1, 1)), INT32))
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+def test_no_images_give_no_output(rng: np.random.Generator) -> None:
+    x, w = np.zeros((0, 6, 7, 16), np.uint8), packed(rng, 16, 3, False)
+    assert backend("c").conv(x, 0, w, ConvGeometry(), INT32).shape == (0, 4, 5, 16)
+
+
+def test_an_activation_above_what_was_packed_for_is_refused(rng: np.random.Generator) -> None:
+    w = pack(QTensor(full_range(rng, (16, 1, 3, 3), "int8"), 1.0), amax=127, group=16)
+    x = np.zeros((1, 5, 8, 16), np.uint8)
+    x[0, 4, 7, 15] = 128
+    with pytest.raises(ValueError, match=r"x: got values from 0 to 128"):
+        backend("c").conv(x, 0, w, ConvGeometry(), INT32)
