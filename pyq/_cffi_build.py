@@ -14,6 +14,7 @@ SOURCES = [
     "csrc/pack.c",
     "csrc/pack_bytes.c",
     "csrc/elementwise.c",
+    "csrc/peak.c",
     "csrc/threads.c",
     "csrc/scalar/kernels.c",
     "csrc/x86/avx2_gemm.c",
