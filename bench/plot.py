@@ -21,6 +21,8 @@ from pyq.config import isa
 from pyq.files import write_file
 
 FORMATS = ("svg", "png")
+plt.rcParams["svg.fonttype"] = "none"  # text as text: half the size
+plt.rcParams["svg.hashsalt"] = "pyq"  # the same file for the same data
 OWN = "pyq u8s8", "pyq laplace", "pyq trained"  # the contenders that a roofline shows; a run has one of them
 
 
@@ -36,7 +38,7 @@ def save(path: Path, figure: Figure) -> None:
     """Write one picture in each of the formats."""
     for suffix in FORMATS:
         picture = io.BytesIO()
-        figure.savefig(picture, format=suffix, dpi=110)
+        figure.savefig(picture, format=suffix, dpi=80)
         write_file(path.with_name(f"{path.name}.{suffix}"), picture.getvalue())
     plt.close(figure)
 

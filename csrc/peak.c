@@ -46,7 +46,8 @@ int64_t pyq_dependent_adds(int64_t iterations) {
 }
 
 int64_t pyq_multiplies(int32_t isa, int64_t iterations) {
-    return isa == PYQ_ISA_AVX2 ? multiply_avx2(iterations) : multiply_scalar(iterations);
+    if (isa == PYQ_ISA_SCALAR) return multiply_scalar(iterations);
+    return isa == PYQ_ISA_AVX2 ? multiply_avx2(iterations) : 0;
 }
 #else
 int64_t pyq_dependent_adds(int64_t iterations) { return 0 * iterations; }

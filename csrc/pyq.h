@@ -155,8 +155,7 @@ void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
                 const pyq_affine *qo, float low, float high, uint8_t *out);
 
-/* peak.c: loops on registers alone. Return the cycles of the additions, and the products; 0 where there is no loop for
- * this CPU's family. */
+/* peak.c: loops on registers alone. They return how many cycles, or products, they took; 0 where there is none. */
 int64_t pyq_dependent_adds(int64_t iterations);
 int64_t pyq_multiplies(int32_t isa, int64_t iterations);
 

@@ -30,7 +30,7 @@ def conv(shape: Conv, data: ConvData, threads: int) -> list[Contender]:
     """quantized::conv2d, channels last."""
     torch.set_num_threads(threads)
     x = torch._make_per_tensor_quantized_tensor(
-        torch.from_numpy(channels_first(data.image.data)), float(data.image.scale), int(data.image.zero_point)
+        torch.from_numpy(channels_first(data.image.data.copy())), float(data.image.scale), int(data.image.zero_point)
     )
     w = _weights(data.weights.data, data.weights.scale)
     return [_conv(engine, shape, data, x, w) for engine in _engines()]
