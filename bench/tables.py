@@ -37,7 +37,8 @@ def kernels_table(found: Sequence[Rate], machine: Machine) -> Table:
 def peers_table(name: str, results: Sequence[Result]) -> Table:
     """For each of pyq's contenders the geometric mean, over the shapes, of its speed relative to three others."""
     title = f"{name}: how many times as fast as the fastest of"
-    table = Table("contender", title=title, min_width=len(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    wide = len(title)
+    table = Table("contender", title=title, min_width=wide, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     rivals: dict[str, Callable[[Timing], bool]] = {
         "float32": lambda timing: timing.is_float,
         "exact int8": lambda timing: not timing.is_float and not timing.wrong,

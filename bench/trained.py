@@ -14,6 +14,8 @@ from pyq.quantization.graph import Node
 from pyq.tensor import QTensor, quantize
 from pyq.workloads import Conv, MatMul
 
+TINY = np.float32(1e-30)  # dead channels have such weights; with a scale as small other libraries do not work
+
 
 @dataclass(frozen=True)
 class TrainedMatMul(MatMul):
@@ -50,7 +52,9 @@ def trained_layers(model: Path, size: tuple[int, ...]) -> list[TrainedMatMul | T
     values = session.run_values([node.inputs[0] for node in nodes], feeds)
     found: dict[str, TrainedMatMul | TrainedConv] = {}
     for node in nodes:
-        layer = _layer(node, values[node.inputs[0]].shape, session.graph.constants[node.inputs[1]])
+        weights = session.graph.constants[node.inputs[1]]
+        weights = np.where(np.abs(weights) < TINY, 0, weights)
+        layer = _layer(node, values[node.inputs[0]].shape, weights)
         if layer is not None:
             found.setdefault(layer.label, layer)
     return list(found.values())

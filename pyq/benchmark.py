@@ -22,7 +22,7 @@ from pyq.timing import Sample, sample, settle, undisturbed
 
 SHORTEST = 1.0  # ms: shorter calls are repeated until they take this long; the core has to wake up and to warm up
 ROUNDS = (5, 300)
-ROUNDING = 2**-7  # of a unit: so near to a tie either neighbour is right; multipliers are floats or in fixed point
+ROUNDING = 2**-10  # of a unit: so near to a tie either neighbour is right, since multipliers are float32
 
 
 class WrongResult(RuntimeError):
