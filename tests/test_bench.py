@@ -296,7 +296,10 @@ def test_suites(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "--benchmark-quiet"]
     saved = tmp_path / "bench.json"
     options = ["-k", "scalar_quads8_1x16 or (squares-64x64x64)", "--benchmark-max-time=0.01", "--seed=5"]
-    run = subprocess.run([*command, *options, f"--benchmark-json={saved}"], cwd=ROOT, capture_output=True, text=True)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no xdist
+    run = subprocess.run(
+        [*command, *options, f"--benchmark-json={saved}"], cwd=ROOT, env=alone, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     names = [each["name"] for each in json.loads(saved.read_text())["benchmarks"]]
     assert any("NumPy float32" in name for name in names) and any("scalar_quads8_1x16" in name for name in names)
