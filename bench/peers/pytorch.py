@@ -43,7 +43,7 @@ def _engines() -> list[str]:
 def _weights(values: NDArray[np.int8], scale: NDArray[np.floating]) -> torch.Tensor:
     scales = torch.from_numpy(np.asarray(scale, np.float64))
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    return torch._make_per_channel_quantized_tensor(torch.from_numpy(np.ascontiguousarray(values)), scales, zeros, 0)
+    return torch._make_per_channel_quantized_tensor(torch.from_numpy(np.array(values, order="C")), scales, zeros, 0)
 
 
 def _linear(
