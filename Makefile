@@ -11,7 +11,8 @@ DEMO := demo
 SENTENCES := $(DEMO)/vaderSentiment-3.3.2.tar.gz
 
 # A BLAS tuned by these variables for another CPU would be a slow baseline.
-BENCH := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m bench
+PYTHON_BENCH := env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m
+SUITES := $(PYTHON_BENCH) pytest bench -q --benchmark-quiet --benchmark-max-time=0.3
 
 C_SOURCES := $(wildcard csrc/*.c csrc/*/*.c)
 C_FLAGS := -std=c11 -O2 -ffp-contract=off -Wall -Wextra -Werror -Icsrc
@@ -29,15 +30,18 @@ demo: $(VENV)/demo.stamp $(SENTENCES) ## read lines of text with a real OCR mode
 test: $(VENV)/demo.stamp $(SENTENCES) ## run the test suite
 	$(BIN)/python -m pytest -n auto
 
-bench: $(VENV)/stamp ## time every kernel and some shapes beside float32, in a few minutes
-	$(BENCH)
+bench: $(VENV)/demo.stamp | build ## time every kernel and some shapes beside float32, in a few minutes
+	$(SUITES) --benchmark-json=build/bench.json
 
-bench-full: $(VENV)/stamp ## the same for all shapes
-	$(BENCH) --full
+bench-full: $(VENV)/demo.stamp | build ## the same for all shapes
+	$(SUITES) --full --benchmark-json=build/bench.json
 
-bench-peers: $(VENV)/stamp ## time pyq beside other libraries, and count their wrong results
-	mkdir -p build
-	$(BENCH) peers --full --json build/peers.json --plot build/peers.svg
+bench-peers: $(VENV)/demo.stamp $(VENV)/peers.stamp | build ## time pyq beside other libraries, and count their wrong results
+	for threads in 1 2; do $(PYTHON_BENCH) bench --peers --full --threads $$threads \
+		--json build/peers-$$threads.json --plot docs/speed/threads-$$threads || exit 1; done
+
+build:
+	mkdir -p $@
 
 lint: $(VENV)/stamp ## check style, types and C warnings
 	$(BIN)/ruff check .
@@ -59,6 +63,10 @@ $(VENV)/stamp: $(BUILD_INPUTS)
 # Only the model file of this package is wanted, not what it depends on.
 $(VENV)/demo.stamp: $(VENV)/stamp
 	$(BIN)/pip install --quiet --no-deps rapidocr-onnxruntime==1.4.4
+	touch $@
+
+$(VENV)/peers.stamp: $(VENV)/stamp
+	$(BIN)/pip install --quiet --editable '.[peers]'
 	touch $@
 
 $(SENTENCES): | $(VENV)/stamp

@@ -1,38 +1,50 @@
 """int8 kernels on this machine, in one run: the contenders in turn, medians, float32 of the same run as the baseline.
 
-Every result is checked against exact integers before it is timed; a wrong one ends the run with its seed. Other
-libraries' wrong outputs are counted. The machine is never quiet: read ratios, not times. Where OPENBLAS_CORETYPE is
-set, unset it (and OPENBLAS_L2_SIZE) for this process: an old value slows NumPy's float32.
+Every result is checked against exact integers before it is timed; a wrong one ends the run with its seed. With
+--peers other libraries take part, each in a process of its own, and their wrong outputs are counted. The machine is
+never quiet: read ratios, not times. Where OPENBLAS_CORETYPE is set, unset it (and OPENBLAS_L2_SIZE) for this process:
+an old value slows NumPy's float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import pyq.threadpool  # noqa: F401, for threadpool_limits to limit pyq too
-from bench.kernels import Rate, peak, rates
-from bench.suites import PARTS, Options, tasks
-from pyq.benchmark import Result, WrongResult, measure, save_json
-from pyq.config import config
+from bench.kernels import rates
+from bench.machine import Machine, measure_machine
+from bench.peers import LIBRARIES, installed
+from bench.processes import Worker, workers
+from bench.sets import SETS, TRAINED, chosen, read_shapes
+from bench.suites import own_task, peer_task
+from bench.tables import kernels_table, machine_text, peers_table
+from pyq.benchmark import Result, WrongResult, measure
+from pyq.config import config, isa
 from pyq.console import speed_table
-from pyq.workloads import DISTRIBUTIONS
+from pyq.files import write_file
+from pyq.workloads import DISTRIBUTIONS, Conv, MatMul
+
+KERNELS = "kernels"
+WIDTH = 100  # of the tables where they are not shown on a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is asked for; 1 when a result that has to be right is wrong."""
     arguments = parse(argv)
+    libraries = installed() if arguments.peers else []
     try:
-        with threadpool_limits(arguments.threads):
-            run(arguments, Console())
+        with threadpool_limits(arguments.threads), workers(libraries, arguments.threads) as started:
+            run(arguments, started, Console(width=None if sys.stdout.isatty() else WIDTH))
     except WrongResult as error:
         print(error, file=sys.stderr)
         return 1
@@ -45,70 +57,100 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("part", nargs="?", choices=("all", "kernels", *PARTS, "peers"), default="all")
-    add("--full", action="store_true", help="all shapes, not the selection of a few minutes")
+    choices = (KERNELS, *SETS)
+    add("sets", nargs="*", metavar="SET", help=f"what to time: {', '.join(choices)} (default: all)")
+    add("--shapes", type=Path, metavar="FILE", help="your own shapes; bench/shapes/squares.txt tells the form")
     add("--only", default="", metavar="TEXT", help="only shapes whose label contains this")
-    add("--weights", choices=DISTRIBUTIONS, default=DISTRIBUTIONS[0], help="with peers (default laplace)")
-    add("--threads", type=int, default=1, metavar="N", help="of every library (default 1; peers: always 1)")
+    add("--full", action="store_true", help="all shapes, not the selection of a few minutes")
+    add("--peers", action="store_true", help="beside other libraries, instead of float32 alone")
+    add("--weights", choices=DISTRIBUTIONS, default=DISTRIBUTIONS[0], help="with --peers (default laplace)")
+    add("--threads", type=int, default=1, metavar="N", help="of every library (default 1)")
     add("--seconds", type=float, default=1.0, help="to time each shape for, about (default 1)")
     add("--seed", type=int, default=0, help="of the random data (default 0)")
-    add("--ghz", type=float, help="the core's clock, to show multiply-accumulates per cycle")
-    add("--json", type=Path, metavar="FILE", help="write the shapes' results")
-    add("--plot", type=Path, metavar="FILE", help="draw them as bars: .png, .svg or .pdf")
+    add("--json", type=Path, metavar="FILE", help="write the results")
+    add("--plot", type=Path, metavar="FOLDER", help="draw bars for each set, and a roofline: .svg and .png files")
     arguments = parser.parse_args(argv)
-    if arguments.part == "peers" and arguments.threads != 1:
-        parser.error("peers: only with one thread; pools of several libraries in one process take each other's cores")
+    unknown = [name for name in arguments.sets if name not in choices]
+    if unknown:
+        parser.error(f"SET: got {unknown[0]!r}, expected {', '.join(choices)}")
+    if not arguments.sets and not arguments.shapes:
+        arguments.sets = list(SETS if arguments.peers else choices)
     return arguments
 
 
-def run(arguments: argparse.Namespace, console: Console) -> None:
+def run(arguments: argparse.Namespace, started: Sequence[Worker], console: Console) -> None:
     """Measure, print the tables and write the files."""
-    found = rates(arguments.seed)
-    if arguments.part in ("all", "kernels"):
-        console.print(kernels_table(found))
-    results: list[Result] = []
-    for part in PARTS:
-        if arguments.part in ("all", "peers", part):
-            results += run_part(part, arguments, found, console)
+    machine = measure_machine()
+    console.print(machine_text(machine))
+    if arguments.peers:
+        console.print(peers_text())
+    if KERNELS in arguments.sets:
+        console.print(kernels_table(rates(arguments.seed), machine))
+    results: dict[str, list[Result]] = {}
+    for name, shapes in selected(arguments, console).items():
+        results[name] = run_set(name, shapes, arguments, started, machine, console)
     if arguments.json:
-        save_json(arguments.json, results)
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        document = {
+            "config": config(),
+            "machine": asdict(machine),
+            "sets": {name: [asdict(result) for result in found] for name, found in results.items()},
+        }
+        write_file(arguments.json, json.dumps(document, indent=1).encode())
     if arguments.plot:
-        from bench.plot import save_plot
+        from bench.plot import save_plots
 
-        save_plot(arguments.plot, f"{arguments.threads} thread(s), {config()['isa']}", results)
+        save_plots(arguments.plot, results, machine, arguments.threads)
 
 
-def run_part(part: str, arguments: argparse.Namespace, found: list[Rate], console: Console) -> list[Result]:
-    """Measure the shapes of "gemm", "conv" or "depthwise" and print their table."""
-    options = Options(
-        seed=arguments.seed,
-        threads=arguments.threads,
-        full=arguments.full,
-        only=arguments.only,
-        peers=arguments.part == "peers",
-        distribution=arguments.weights,
-    )
-    pending = list(tasks(part, options))
-    results = [measure(make(), arguments.seconds) for make in track(pending, part, console=console, transient=True)]
-    operation = "depthwise" if part == "depthwise" else "gemm"
-    ceiling = 2 * peak(found, operation, arguments.seed) * arguments.threads
-    title = f"{part}, {arguments.threads} thread(s), {config()['isa']}, multiply peak {ceiling:.0f} GOP/s"
-    if results:
-        console.print(speed_table(title, results, ceiling, arguments.ghz))
+def peers_text() -> str:
+    """The versions of the other libraries, and which are not installed."""
+    found, missing = [], []
+    for package in LIBRARIES.values():
+        try:
+            found.append(f"{package} {version(package.replace('_', '-'))}")
+        except PackageNotFoundError:
+            missing.append(package)
+    left_out = f"; not installed and left out: {', '.join(missing)}" if missing else ""
+    return f"Beside {', '.join(found)}{left_out}"
+
+
+def selected(arguments: argparse.Namespace, console: Console) -> dict[str, list[MatMul | Conv]]:
+    """The shapes of each set that is asked for, those that have any."""
+    sets: dict[str, list[MatMul | Conv]] = {}
+    for name in arguments.sets:
+        if name == KERNELS:
+            continue
+        try:
+            sets[name] = chosen(name, arguments.full, arguments.only)
+        except FileNotFoundError as error:
+            console.print(f"{TRAINED} is left out: {error}")
+    if arguments.shapes:
+        sets[arguments.shapes.stem] = list(read_shapes(arguments.shapes))
+    return {name: shapes for name, shapes in sets.items() if shapes}
+
+
+def run_set(
+    name: str,
+    shapes: Sequence[MatMul | Conv],
+    arguments: argparse.Namespace,
+    started: Sequence[Worker],
+    machine: Machine,
+    console: Console,
+) -> list[Result]:
+    """Measure the shapes of a set and print their table."""
+    results = []
+    for shape in track(shapes, name, console=console, transient=True):
+        if arguments.peers:
+            task = peer_task(shape, arguments.seed, arguments.weights, started)
+        else:
+            task = own_task(shape, arguments.seed, arguments.threads)
+        results.append(measure(task, arguments.seconds))
+    title = f"{name}, {arguments.threads} thread(s), {isa()}"
+    console.print(speed_table(title, results, machine.peak(isa(), arguments.threads), machine.ghz))
+    if arguments.peers:
+        console.print(peers_table(name, results))
     return results
-
-
-def kernels_table(found: list[Rate]) -> Table:
-    """A line per row of the registry; its rate in percent of the best kernel for the same work and instruction set."""
-    title = "Kernels on data in the L1 cache"
-    table = Table("kernel", "counts", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("G/s", "of the best"):
-        table.add_column(heading, justify="right")
-    for rate in found:
-        kernel = rate.kernel
-        best = max(r.giga for r in found if (r.kernel.isa, r.kernel.layout) == (kernel.isa, kernel.layout))
-        table.add_row(kernel.name, "MAC" if kernel.layout else "outputs", f"{rate.giga:.1f}", f"{rate.giga / best:.0%}")
-    return table
 
 
 if __name__ == "__main__":

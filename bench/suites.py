@@ -1,59 +1,61 @@
-"""The tasks of each part of the benchmark: which shapes, and who takes part."""
+"""The task of a shape: who takes part."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from bench import ort
-from bench.peers import conv_peers, matmul_peers
-from bench.shapes import DEPTHWISE, LLM, POINTWISE, RESNET50, SQUARES, TRANSFORMER, chosen
+from bench.peers import ort
+from bench.processes import Worker
+from bench.trained import TrainedConv, TrainedMatMul
 from pyq.benchmark import Task
-from pyq.workloads import DISTRIBUTIONS, Conv, MatMul, conv_data, conv_task, matmul_data, matmul_task
-
-PARTS = ("gemm", "conv", "depthwise")
-CONVOLUTIONS = {"conv": [*RESNET50, *POINTWISE], "depthwise": DEPTHWISE}
-
-
-@dataclass(frozen=True)
-class Options:
-    """full: every shape, not the quick selection; only: text that the labels contain; distribution: of peers' weights.
-
-    peers: beside other libraries, instead of beside float32 alone with weights of every distribution.
-    """
-
-    seed: int = 0
-    threads: int = 1
-    full: bool = False
-    only: str = ""
-    peers: bool = False
-    distribution: str = DISTRIBUTIONS[0]
+from pyq.workloads import (
+    DISTRIBUTIONS,
+    Conv,
+    MatMul,
+    conv_data,
+    matmul_data,
+    numpy_matmul,
+    pyq_conv,
+    pyq_matmul,
+    task_of,
+)
 
 
-def tasks(part: str, options: Options) -> Iterator[Callable[[], Task]]:
-    """What makes each task of a part; made one at a time, the data of all of them would fill the memory."""
-    if part == "gemm":
-        for matrix in chosen([*SQUARES, *TRANSFORMER, *LLM], options.full, options.only):
-            yield partial(_matmul, matrix, options)
+def own_task(shape: MatMul | Conv, seed: int, threads: int) -> Task:
+    """float32 by ONNX Runtime and by NumPy, and pyq on weights of each distribution; all in this process."""
+    distributions = ["trained"] if isinstance(shape, (TrainedMatMul, TrainedConv)) else DISTRIBUTIONS
+    rng = np.random.default_rng(seed)
+    if isinstance(shape, MatMul):
+        floats = ort.float_matmul(matmul_data(shape, rng, distributions[0]), threads)
     else:
-        for conv in chosen(CONVOLUTIONS[part], options.full, options.only):
-            yield partial(_conv, conv, options)
+        floats = ort.float_conv(shape, conv_data(shape, rng, distributions[0]), threads)
+    task = task_of(shape, seed, distributions)
+    return replace(task, contenders=[floats, *task.contenders])
 
 
-def _matmul(shape: MatMul, options: Options) -> Task:
-    if options.peers:
-        return matmul_peers(shape, options.seed, options.distribution)
-    data = matmul_data(shape, np.random.default_rng(options.seed), options.distribution)
-    task = matmul_task(shape, options.seed)
-    return replace(task, contenders=[ort.float_matmul(data, options.threads), *task.contenders])
+def peer_task(shape: MatMul | Conv, seed: int, distribution: str, workers: Sequence[Worker]) -> Task:
+    """float32, pyq, and the libraries of `workers`, on the same data; pyq also on 7-bit activations.
 
-
-def _conv(shape: Conv, options: Options) -> Task:
-    if options.peers:
-        return conv_peers(shape, options.seed, options.distribution)
-    data = conv_data(shape, np.random.default_rng(options.seed), options.distribution)
-    task = conv_task(shape, options.seed)
-    return replace(task, contenders=[ort.float_conv(shape, data, options.threads), *task.contenders])
+    The wrong outputs of other libraries are counted; pyq and NumPy have to be right.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(shape, MatMul):
+        data = matmul_data(shape, rng, distribution)
+        contenders = [
+            numpy_matmul(data),
+            pyq_matmul("pyq u8s8", data),
+            pyq_matmul("pyq u8s8 7-bit", matmul_data(shape, rng, distribution, amax=127), amax=127),
+            pyq_matmul("pyq s8s8", data.signed()),
+        ]
+        others = [contender for worker in workers for contender in worker.prepare(shape, data)]
+    else:
+        image = conv_data(shape, rng, distribution)
+        contenders = [
+            pyq_conv("pyq u8s8", shape, image),
+            pyq_conv("pyq u8s8 7-bit", shape, conv_data(shape, rng, distribution, amax=127), amax=127),
+        ]
+        others = [contender for worker in workers for contender in worker.prepare(shape, image)]
+    return Task(shape.label, shape.macs, shape.bytes, seed, [*contenders, *others])

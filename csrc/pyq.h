@@ -208,6 +208,10 @@ void pyq_layer_norm(const float *x, int64_t rows, int64_t n, const float *scale,
 void pyq_softmax_of_bytes(const uint8_t *q, int32_t is_signed, int64_t rows, int64_t n, const int32_t *exponentials,
                           float *out);
 
+/* peak.c: loops on registers alone. They return how many cycles, or products, they took; 0 where there is none. */
+int64_t pyq_dependent_adds(int64_t iterations);
+int64_t pyq_multiplies(int32_t isa, int64_t iterations);
+
 /* threads.c */
 typedef void (*pyq_task_fn)(void *context, int64_t task);
 void pyq_parallel(pyq_task_fn fn, void *context, int64_t tasks);

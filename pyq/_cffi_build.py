@@ -15,6 +15,7 @@ SOURCES = [
     "csrc/pack_bytes.c",
     "csrc/elementwise.c",
     "csrc/normalize.c",
+    "csrc/peak.c",
     "csrc/pool.c",
     "csrc/threads.c",
     "csrc/depthwise.c",

@@ -9,64 +9,105 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyq.config import config
 from pyq.files import write_file
-from pyq.timing import milliseconds
+from pyq.timing import Sample, sample, settle, undisturbed
 
-SHORTEST = 0.1  # ms: shorter calls are repeated until they take this long, so that the clock's cost does not count
+SHORTEST = 1.0  # ms: shorter calls are repeated until they take this long; the core has to wake up and to warm up
 ROUNDS = (5, 300)
+ROUNDING = 2**-10  # of a unit: so near to a tie either neighbour is right, since multipliers are float32
 
 
 class WrongResult(RuntimeError):
     """A contender that has to be right is not; the message has the seed that repeats it."""
 
 
+class Check(NamedTuple):
+    """What a contender returned: how many of its outputs are wrong, of how many, and whether they are floats."""
+
+    wrong: int
+    outputs: int
+    is_float: bool
+
+
+class Competitor(Protocol):
+    """What can be measured: a `Contender`, here or in another process.
+
+    required: whether a wrong result ends the benchmark (pyq's own, and the float baseline); otherwise the wrong
+    outputs are counted and shown beside the speed.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def required(self) -> bool: ...
+
+    def check(self) -> Check:
+        """Call once, and compare the result with the expected one."""
+        ...
+
+    def sample(self, repeats: int) -> Sample:
+        """Time `repeats` calls, after as many that are not timed: what ran before left its own data in the caches."""
+        ...
+
+
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute `expected`.
+    """One way to compute `expected`, as a `Competitor`.
 
-    call: takes no arguments and returns the result. expected: exact integers; a float32 result is compared with
-    them up to rounding. required: whether a wrong result ends the benchmark (pyq's own, and the float baseline);
-    otherwise the wrong outputs are counted and shown beside the speed.
+    call: takes no arguments and returns the result. expected: exact integers; or exact reals in float64, of which
+    integers have to be a rounding (any, where two are equally near). A float32 result is compared up to rounding.
+    read: makes an array of what `call` returned; its time does not count.
     """
 
     name: str
-    call: Callable[[], NDArray[Any]]
+    call: Callable[[], Any]
     expected: NDArray[Any]
     required: bool = True
+    read: Callable[[Any], NDArray[Any]] = np.asarray
 
-    def check(self) -> tuple[int, bool]:
-        """Call once. Returns how many outputs are wrong, and whether the result is floating point.
-
-        Floats are all right or all wrong: right is a relative error, in the 2-norm, of at most 1e-5.
-        """
-        result = self.call()
+    def check(self) -> Check:
+        """Floats are all right or all wrong: right is a relative error, in the 2-norm, of at most 1e-5."""
+        result, size = self.read(self.call()), self.expected.size
         is_float = result.dtype.kind == "f"
         if result.shape != self.expected.shape:
-            return self.expected.size, is_float
-        if not is_float:
-            return int(np.count_nonzero(result != self.expected)), is_float
+            return Check(size, size, is_float)
         exact = self.expected.astype(np.float64)
-        close = np.linalg.norm(result - exact) <= 1e-5 * np.linalg.norm(exact)
-        return (0 if close else exact.size), is_float
+        if is_float:
+            close = np.linalg.norm(result - exact) <= 1e-5 * np.linalg.norm(exact)
+            return Check(0 if close else size, size, is_float)
+        allowed = 0.5 + ROUNDING if self.expected.dtype.kind == "f" else 0
+        return Check(int(np.count_nonzero(np.abs(result - exact) > allowed)), size, is_float)
+
+    def sample(self, repeats: int) -> Sample:
+        """See `Competitor.sample`. Returns when no thread computes any more, so that the next one has the cores."""
+        for _ in range(repeats):
+            self.call()
+        taken = sample(self.call, repeats)
+        settle()
+        return taken
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the contenders compute: a label, its multiply-accumulates, and the seed that its data came from."""
+    """What the contenders compute.
+
+    macs: multiply-accumulates; bytes: of operands and result, in int8, that have to be moved at least; seed: that
+    the data came from.
+    """
 
     label: str
     macs: int
+    bytes: int
     seed: int
-    contenders: Sequence[Contender]
+    contenders: Sequence[Competitor]
 
 
 @dataclass(frozen=True)
@@ -86,6 +127,7 @@ class Result:
 
     label: str
     macs: int
+    bytes: int
     seed: int
     timings: tuple[Timing, ...]
 
@@ -105,38 +147,41 @@ def measure(task: Task, seconds: float = 0.5) -> Result:
 
     >>> import numpy as np
     >>> add = Contender("add", lambda: np.full(2, 1 + 1), np.array([2, 2]))
-    >>> [timing.wrong for timing in measure(Task("sum", 2, 0, [add]), seconds=0).timings]
+    >>> [timing.wrong for timing in measure(Task("sum", 2, 24, 0, [add]), seconds=0).timings]
     [0]
     """
-    checks = {contender.name: contender.check() for contender in task.contenders}
-    for contender in task.contenders:
-        wrong, size = checks[contender.name][0], contender.expected.size
-        if contender.required and wrong:
-            raise WrongResult(f"{contender.name}, {task.label}, seed {task.seed}: {wrong} of {size} outputs are wrong")
-    estimates = {contender.name: _once(contender.call) for contender in task.contenders}
-    repeats = {name: max(1, math.ceil(SHORTEST / estimate)) for name, estimate in estimates.items()}
-    runs = {c.name: _repeated(c.call, repeats[c.name]) for c in task.contenders}
-    round_ms = 2 * sum(estimates[name] * repeats[name] for name in runs)
-    medians = milliseconds(runs, int(np.clip(seconds * 1e3 / round_ms, *ROUNDS)), warm=True)
+    checks = {contender.name: checked(task, contender) for contender in task.contenders}
+    estimates = {contender.name: estimate(contender) for contender in task.contenders}
+    repeats = {name: enough(milliseconds) for name, milliseconds in estimates.items()}
+    round_ms = 2 * sum(estimates[name] * repeats[name] for name in repeats)
+    samples: dict[str, list[Sample]] = {name: [] for name in repeats}
+    for _ in range(int(np.clip(seconds * 1e3 / round_ms, *ROUNDS))):
+        for contender in task.contenders:
+            samples[contender.name].append(contender.sample(repeats[contender.name]))
     timings = (
-        Timing(c.name, medians[c.name] / repeats[c.name], checks[c.name][0], c.expected.size, checks[c.name][1])
-        for c in task.contenders
+        Timing(name, undisturbed(taken), checks[name].wrong, checks[name].outputs, checks[name].is_float)
+        for name, taken in samples.items()
     )
-    return Result(task.label, task.macs, task.seed, tuple(timings))
+    return Result(task.label, task.macs, task.bytes, task.seed, tuple(timings))
 
 
-def _once(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
+def estimate(contender: Competitor) -> float:
+    """Roughly the milliseconds of a call: the first one, still cold, tells how many to time."""
+    return contender.sample(enough(contender.sample(1).milliseconds)).milliseconds
 
 
-def _repeated(call: Callable[[], object], count: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(count):
-            call()
+def enough(milliseconds: float) -> int:
+    """How many calls take `SHORTEST`."""
+    return max(1, math.ceil(SHORTEST / milliseconds))
 
-    return run
+
+def checked(task: Task, contender: Competitor) -> Check:
+    """Check a contender of the task; WrongResult, with the seed, when it is required to be right and is not."""
+    check = contender.check()
+    if contender.required and check.wrong:
+        found = f"{check.wrong} of {check.outputs} outputs are wrong"
+        raise WrongResult(f"{contender.name}, {task.label}, seed {task.seed}: {found}")
+    return check
 
 
 def mean_ratios(results: Iterable[Result]) -> dict[str, float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +19,12 @@ from pyq.backends import BACKENDS, use_backend
 from pyq.feeds import read_feeds
 from pyq.files import write_file
 
-BENCH_SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "gemm": [(64, 64, 64), (512, 512, 512), (1, 4096, 4096), (128, 3072, 768)],
-    "conv": [(56, 64, 64, 3), (14, 1024, 256, 1), (56, 144, 144, 3, 2, 144)],
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BENCH_SHAPES = {
+    "gemm": ["64 64 64", "512 512 512", "1 4096 4096", "128 3072 768"],
+    "conv": ["56 64 64 3", "14 1024 256 1", "56 144 144 3 2 144"],
 }
 DATA = "a .npz file (one array per model input), a .npy file, or a folder of them"
 
@@ -113,29 +117,66 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """`pyq bench`: int8 products or convolutions against NumPy's float32; 1 when a result is wrong."""
+    """`pyq bench`: int8 products, convolutions or a model against float32; 1 when a result is wrong."""
     from rich.console import Console
     from threadpoolctl import threadpool_limits
 
     import pyq.threadpool  # noqa: F401, for threadpool_limits to limit pyq too
-    from pyq.benchmark import WrongResult, measure, save_json
-    from pyq.config import isa
-    from pyq.console import speed_table
-    from pyq.workloads import task_of
+    from pyq.benchmark import WrongResult
 
-    kind = arguments.what
-    with threadpool_limits(1):  # BLAS's idle threads would spin on cores that pyq's need
+    if (arguments.what == "model") != (arguments.model is not None):
+        raise ValueError(
+            f"FILE: got {arguments.model}; expected a model's file after `model`, and nothing after others"
+        )
+    with threadpool_limits(arguments.threads):  # of BLAS too: its idle threads would spin on cores that pyq's need
         try:
-            shapes = arguments.shape or BENCH_SHAPES[kind]
-            results = [measure(task_of(kind, shape, arguments.seed), arguments.seconds) for shape in shapes]
+            (_bench_model if arguments.what == "model" else _bench_shapes)(arguments, Console())
         except WrongResult as error:
             print(f"pyq bench: {error}", file=sys.stderr)
             return 1
-        Console().print(speed_table(f"pyq bench {kind}, one thread, {isa()}", results))
-        if arguments.json:
-            save_json(arguments.json, results)
-            print(f"wrote {arguments.json}")
+    if arguments.json:
+        print(f"wrote {arguments.json}")
     return 0
+
+
+def _bench_shapes(arguments: argparse.Namespace, console: Console) -> None:
+    from pyq.benchmark import measure, save_json
+    from pyq.config import isa
+    from pyq.console import speed_table
+    from pyq.workloads import shape_of, task_of
+
+    kind = arguments.what
+    shapes = [shape_of(kind, words) for words in arguments.shape or map(str.split, BENCH_SHAPES[kind])]
+    results = [measure(task_of(shape, arguments.seed), arguments.seconds) for shape in shapes]
+    console.print(speed_table(f"pyq bench {kind}, {arguments.threads} thread(s), {isa()}", results))
+    if arguments.json:
+        save_json(arguments.json, results)
+
+
+def _bench_model(arguments: argparse.Namespace, console: Console) -> None:
+    from pyq.console import profile_table
+    from pyq.onnx import Session
+    from pyq.onnx.profile import profile_model, random_feed
+
+    session = Session(arguments.model)
+    if arguments.data:
+        feed = read_feeds(arguments.data, session.get_inputs())[0]
+    else:
+        shapes = [[_size(word) for word in words] for words in arguments.shape or []]
+        feed = random_feed(session.graph.inputs, shapes, arguments.seed)
+    profile = profile_model(session, arguments.model, feed, arguments.seconds)
+    console.print(profile_table(f"{arguments.model.name}, {arguments.threads} thread(s)", profile.steps, most=20))
+    for name, time in profile.runs.items():
+        print(f"{name:13} {time:.3f} ms a run")
+    if arguments.json:
+        steps = [step._asdict() for step in profile.steps]
+        write_file(arguments.json, json.dumps({"runs": profile.runs, "steps": steps}, indent=1).encode())
+
+
+def _size(word: str) -> int:
+    if not word.isdecimal() or int(word) == 0:
+        raise ValueError(f"shape: got {word!r}, expected whole numbers above 0")
+    return int(word)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -208,20 +249,24 @@ def _parser() -> argparse.ArgumentParser:
     add = _add(
         commands,
         bench,
-        "time int8 matrix products or convolutions against NumPy's float32, on one thread",
+        "time int8 matrix products and convolutions beside NumPy's float32, or a model and its layers",
         "pyq bench gemm",
         "pyq bench gemm --shape 128 3072 768 --shape 1 4096 4096",
-        "pyq bench conv --shape 56 64 64 3 --shape 112 32 32 3 1 32 --json times.json",
+        "pyq bench conv --shape 56 64 64 3 --shape 24x160 32 32 3 2x1 32 --json times.json",
+        "pyq bench model model.onnx --shape 1 3 224 224",
     )
-    add("what", choices=tuple(BENCH_SHAPES))
+    add("what", choices=(*BENCH_SHAPES, "model"))
+    add("model", type=Path, nargs="?", metavar="FILE", help="model: the ONNX model, float or int8")
     add(
         "--shape",
-        type=_positive,
         nargs="+",
         action="append",
         metavar="N",
-        help="gemm: M N K; conv: SIZE CHANNELS FILTERS KERNEL [STRIDE [GROUP]]; may be repeated (some common ones)",
+        help="gemm: M N K; conv: SIZE CHANNELS FILTERS KERNEL [STRIDE [GROUP]], 24x160 is a pair; may be repeated "
+        "(some common ones); model: of its inputs, in order (its own)",
     )
+    add("--data", type=Path, help=f"model: its inputs, of which the first are taken: {DATA} (random ones)")
+    add("--threads", type=_positive, default=1, metavar="N", help="of every library (1)")
     add("--seconds", type=float, default=0.5, metavar="S", help="to time each shape for, about (0.5)")
     add("--seed", type=int, default=0, metavar="N", help="of the random data (0)")
     add("--json", type=Path, metavar="FILE", help="write the results")

@@ -10,11 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from pyq.benchmark import Result, mean_ratios
 
 if TYPE_CHECKING:
+    from pyq.onnx.profile import StepTime
     from pyq.quantization.calibration import Progress as Callback
     from pyq.quantization.report import Report
 
@@ -55,7 +56,8 @@ def speed_table(title: str, results: Sequence[Result], peak: float | None = None
     peak: GOP/s that the multiplier can do, of which to show percents. ghz: the clock, to show multiply-accumulates
     per cycle.
     """
-    table = Table("task", "contender", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    columns = (Column(heading, no_wrap=True) for heading in ("task", "contender"))
+    table = Table(*columns, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("ms", "GOP/s", "x float32", "wrong", *["of peak"] * bool(peak), *["MAC/cycle"] * bool(ghz)):
         table.add_column(heading, justify="right")
     for result in results:
@@ -70,4 +72,20 @@ def speed_table(title: str, results: Sequence[Result], peak: float | None = None
         table.add_section()
     for place, (name, ratio) in enumerate(mean_ratios(results).items()):
         table.add_row("" if place else "geometric mean", escape(name), "", "", f"{ratio:.2f}")
+    return table
+
+
+def profile_table(title: str, steps: Sequence[StepTime], most: int) -> Table:
+    """The `most` steps of a model that take longest, then what is left, with their shares of the sum."""
+    whole = sum(step.milliseconds for step in steps)
+    table = Table("step", "operator", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("ms", "share"):
+        table.add_column(heading, justify="right")
+    ranked = sorted(steps, key=lambda step: -step.milliseconds)
+    for step in ranked[:most]:
+        share = f"{step.milliseconds / whole:.1%}"
+        table.add_row(escape(step.output), step.op_type, f"{step.milliseconds:.3f}", share)
+    if rest := ranked[most:]:
+        left = sum(step.milliseconds for step in rest)
+        table.add_row(f"{len(rest)} more", "", f"{left:.3f}", f"{left / whole:.1%}")
     return table

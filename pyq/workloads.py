@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pyq import ops
 from pyq.backends import ConvGeometry, current_backend, requantize_epilogue
 from pyq.benchmark import Contender, Task
-from pyq.checks import check_choice, check_integer
+from pyq.checks import check_choice
 from pyq.geometry import Placement, place
 from pyq.packing import pack
 from pyq.qparams import QParams
@@ -55,6 +56,15 @@ class MatMul:
         """Multiply-accumulates."""
         return self.m * self.n * self.k
 
+    @property
+    def bytes(self) -> int:
+        """Of int8 operands and the int32 result."""
+        return self.m * self.k + self.k * self.n + 4 * self.m * self.n
+
+    def weights(self, rng: np.random.Generator, distribution: str) -> QTensor:
+        """Weights to multiply with, [k, n]."""
+        return random_weights(rng, distribution, (self.k, self.n), axis=1)
+
 
 class MatMulData(NamedTuple):
     """uint8 or int8 [M, K]; weights [K, N]; their exact product, int32."""
@@ -74,7 +84,7 @@ class MatMulData(NamedTuple):
 def matmul_data(shape: MatMul, rng: np.random.Generator, distribution: str, amax: int = 255) -> MatMulData:
     """Random uint8 activations from 0 to `amax`, and weights. Products of float64 are exact: below 2**53."""
     activations = rng.integers(0, amax, (shape.m, shape.k), np.uint8, endpoint=True)
-    weights = random_weights(rng, distribution, (shape.k, shape.n), axis=1)
+    weights = shape.weights(rng, distribution)
     expected = activations.astype(np.float64) @ weights.data.astype(np.float64)
     return MatMulData(activations, weights, expected.astype(np.int64).astype(np.int32))
 
@@ -102,18 +112,21 @@ def matmul_task(shape: MatMul, seed: int, distributions: Sequence[str] = DISTRIB
         *(pyq_matmul(f"pyq {name}", values) for name, values in data.items()),
         pyq_matmul(f"pyq {first} 7-bit", reduced, amax=127),
     ]
-    return Task(shape.label, shape.macs, seed, contenders)
+    return Task(shape.label, shape.macs, shape.bytes, seed, contenders)
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of one image, `size` pixels wide and high, padded by half the kernel; as many groups as `group`."""
+    """A convolution of one image, padded by half the kernel; as many groups as `group`.
 
-    size: int
+    size (of the image), kernel and stride: one number, or a pair: high, wide.
+    """
+
+    size: int | tuple[int, int]
     channels: int
     filters: int
-    kernel: int
-    stride: int = 1
+    kernel: int | tuple[int, int]
+    stride: int | tuple[int, int] = 1
     group: int = 1
 
     def __post_init__(self) -> None:
@@ -124,23 +137,56 @@ class Conv:
     @property
     def label(self) -> str:
         """Kernel, stride, channels and filters (of depthwise, "dw", they are one), groups, and size."""
-        form = f"{self.kernel}x{self.kernel}" + (f" s{self.stride}" if self.stride > 1 else "")
-        if 1 < self.group == self.channels == self.filters:
-            return f"dw {form} {self.channels} @{self.size}"
+        place = self.placement
+        form = "x".join(map(str, place.kernel))
+        if place.strides != (1, 1):
+            high, wide = place.strides
+            form += f" s{high}" if high == wide else f" s{high}x{wide}"
+        size = f"@{self.size}" if isinstance(self.size, int) else "@{}x{}".format(*self.size)
+        if self.depthwise:
+            return f"dw {form} {self.channels} {size}"
         group = f" g{self.group}" if self.group > 1 else ""
-        return f"{form} {self.channels}-{self.filters}{group} @{self.size}"
+        return f"{form} {self.channels}-{self.filters}{group} {size}"
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel has a filter of its own."""
+        return 1 < self.group == self.channels == self.filters
+
+    @property
+    def image(self) -> tuple[int, int, int, int]:
+        """The shape of the image, NHWC."""
+        return (1, *_pair(self.size), self.channels)
+
+    @property
+    def filter_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the weights, [filters, channels / group, *kernel]."""
+        return (self.filters, self.channels // self.group, *_pair(self.kernel))
 
     @property
     def placement(self) -> Placement:
         """Where the kernel is placed on the image."""
-        pads = (self.kernel // 2,) * 4
-        return place((self.size,) * 2, (self.kernel,) * 2, (self.stride,) * 2, pads)
+        high, wide = _pair(self.kernel)
+        pads = (high // 2, wide // 2) * 2
+        return place(_pair(self.size), (high, wide), _pair(self.stride), pads)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates."""
-        depth = self.channels // self.group * self.kernel**2
-        return math.prod(self.placement.out) * self.filters * depth
+        return math.prod(self.placement.out) * math.prod(self.filter_shape)
+
+    @property
+    def bytes(self) -> int:
+        """Of image, weights and result, all int8."""
+        return math.prod(self.image) + math.prod(self.filter_shape) + math.prod(self.placement.out) * self.filters
+
+    def weights(self, rng: np.random.Generator, distribution: str) -> QTensor:
+        """Weights of `filter_shape`."""
+        return random_weights(rng, distribution, self.filter_shape, axis=0)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 class ConvData(NamedTuple):
@@ -158,13 +204,13 @@ class ConvData(NamedTuple):
 
 def conv_data(shape: Conv, rng: np.random.Generator, distribution: str, amax: int = 255) -> ConvData:
     """Random data for `shape`; a scale of the result that uses its range, about three standard deviations."""
-    image = rng.integers(0, amax, (1, shape.size, shape.size, shape.channels), np.uint8, endpoint=True)
+    image = rng.integers(0, amax, shape.image, np.uint8, endpoint=True)
     x = QTensor(image, 1 / 64, ZERO_POINT * (amax + 1) // 256)
-    filters = (shape.filters, shape.channels // shape.group, shape.kernel, shape.kernel)
-    weights = random_weights(rng, distribution, filters, axis=0)
+    weights = shape.weights(rng, distribution)
     sums = exact_sums(windows(shape, image.astype(np.int64) - int(x.zero_point)), weights.data, shape.group)
     product = x.scale * weights.scale
-    out = QParams(float(np.std(sums * product)) / 40, ZERO_POINT, "uint8")
+    spread = float(np.std(sums * product)) or 1.0  # of a single output, 0
+    out = QParams(spread / 40, ZERO_POINT, "uint8")
     multiplier = (product / out.scale).astype(np.float32)
     rounded = np.rint(sums.astype(np.float32) * multiplier).astype(np.int64)
     return ConvData(x, weights, out, sums, np.clip(rounded + ZERO_POINT, 0, 255).astype(np.uint8))
@@ -172,10 +218,11 @@ def conv_data(shape: Conv, rng: np.random.Generator, distribution: str, amax: in
 
 def windows(shape: Conv, image: NDArray[Any]) -> NDArray[Any]:
     """What the kernel covers at each output pixel, [N, OH, OW, C, kernel, kernel], a view; padding is 0."""
-    pad = shape.kernel // 2
-    padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    views = np.lib.stride_tricks.sliding_window_view(padded, (shape.kernel,) * 2, axis=(1, 2))
-    return views[:, :: shape.stride, :: shape.stride]
+    placed = shape.placement
+    top, left, bottom, right = placed.pads
+    padded = np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, placed.kernel, axis=(1, 2))
+    return views[:, :: placed.strides[0], :: placed.strides[1]]
 
 
 def exact_sums(covered: NDArray[np.int64], weights: NDArray[np.int8], group: int) -> NDArray[np.int32]:
@@ -194,7 +241,7 @@ def exact_sums(covered: NDArray[np.int64], weights: NDArray[np.int8], group: int
 def numpy_conv(shape: Conv, data: ConvData) -> Contender:
     """The same numbers in float32: windows gathered into a matrix (im2col), and NumPy's product."""
     image = (data.image.data.astype(np.int64) - int(data.image.zero_point)).astype(np.float32)
-    depth = shape.channels // shape.group * shape.kernel**2
+    depth = math.prod(shape.filter_shape[1:])
     filters = data.weights.data.reshape(shape.group, -1, depth).transpose(0, 2, 1).astype(np.float32)
 
     def call() -> NDArray[np.float32]:
@@ -208,7 +255,7 @@ def pyq_conv(name: str, shape: Conv, data: ConvData, amax: int = 255) -> Contend
     """To uint8 as a layer of an ONNX session does it: weights packed and parameters prepared once, channels last."""
     packed = pack(data.weights, amax=amax, group=shape.group)
     top, left, bottom, right = shape.placement.pads
-    geometry = ConvGeometry((shape.stride, shape.stride), (top, left, bottom, right))
+    geometry = ConvGeometry(_pair(shape.stride), (top, left, bottom, right))
     epilogue = requantize_epilogue(data.image.scale, data.weights.scale, data.out)
     image, zero_point, backend = data.image.data, int(data.image.zero_point), current_backend()
     return Contender(name, lambda: backend.conv(image, zero_point, packed, geometry, epilogue), data.expected)
@@ -225,23 +272,38 @@ def conv_task(shape: Conv, seed: int, distributions: Sequence[str] = DISTRIBUTIO
         *(pyq_conv(f"pyq {name}", shape, values) for name, values in data.items()),
         pyq_conv(f"pyq {first} 7-bit", shape, reduced, amax=127),
     ]
-    return Task(shape.label, shape.macs, seed, contenders)
+    return Task(shape.label, shape.macs, shape.bytes, seed, contenders)
 
 
 FORMS = {"gemm": "M N K", "conv": "SIZE CHANNELS FILTERS KERNEL [STRIDE [GROUP]]"}
 
 
-def task_of(kind: str, numbers: Sequence[int], seed: int) -> Task:
-    """The task of a "gemm" or "conv" whose shape is given as the numbers of `FORMS`.
+def shape_of(kind: str, words: Sequence[str]) -> MatMul | Conv:
+    """The shape that is written in words as `FORMS` has it, such as "56", or "24x160" for a pair.
 
     ValueError when there are too few or too many of them, or they do not go together.
 
-    >>> task_of("conv", (56, 64, 64, 3), seed=0).label
-    '3x3 64-64 @56'
+    >>> shape_of("conv", ["24x160", "64", "64", "3", "2x1"]).label
+    '3x3 s2x1 64-64 @24x160'
     """
-    sizes = [check_integer("shape", number, 1, 1) for number in numbers]
-    if kind == "gemm" and len(sizes) == 3:
-        return matmul_task(MatMul(*sizes), seed)
-    if kind == "conv" and 4 <= len(sizes) <= 6:
-        return conv_task(Conv(*sizes), seed)
-    raise ValueError(f"shape: got {list(numbers)}, expected {FORMS[kind]}")
+    check_choice("kind", kind, tuple(FORMS))
+    numbers = [tuple(map(int, word.split("x"))) for word in words if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", word)]
+    pairs = {place for place, number in enumerate(numbers) if len(number) == 2}
+    sizes: list[Any] = [number if place in pairs else number[0] for place, number in enumerate(numbers)]
+    if len(sizes) == len(words):
+        if kind == "gemm" and len(sizes) == 3 and not pairs:
+            return MatMul(*sizes)
+        if kind == "conv" and 4 <= len(sizes) <= 6 and pairs <= {0, 3, 4}:
+            return Conv(*sizes)
+    raise ValueError(f"shape: got {' '.join(words)!r}, expected {FORMS[kind]}, whole numbers above 0")
+
+
+def task_of(shape: MatMul | Conv, seed: int, distributions: Sequence[str] = DISTRIBUTIONS) -> Task:
+    """The task of a shape.
+
+    >>> len(task_of(MatMul(4, 5, 6), seed=0).contenders)
+    5
+    """
+    if isinstance(shape, MatMul):
+        return matmul_task(shape, seed, distributions)
+    return conv_task(shape, seed, distributions)

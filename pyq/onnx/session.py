@@ -17,7 +17,7 @@ from pyq.onnx.compile import compile_steps
 from pyq.onnx.load import ModelSource, load
 from pyq.onnx.passes import optimize
 from pyq.onnx.plan import Plan
-from pyq.onnx.step import Fresh, Step
+from pyq.onnx.step import Fresh, Step, Stopwatch
 from pyq.onnx.steps import Int8Step
 from pyq.quantization.graph import ValueInfo
 
@@ -121,6 +121,16 @@ class Session:
         if unknown:
             raise ValueError(f"names: the optimized model has no value {unknown[0]!r}")
         return self._run(wanted, feeds)
+
+    def step_times(self, feeds: Mapping[str, Any], rounds: int = 5) -> list[list[float]]:
+        """Run the model `rounds` times, after once to plan its memory; milliseconds of each of `steps` in each run."""
+        compiled = self._compile(self.graph.output_names)
+        watches = [Stopwatch(step) for step in compiled.plan.steps]
+        plan, values = Plan(watches, self.graph.output_names), {**compiled.constants, **self._checked(feeds)}
+        with self._chosen_backend(), np.errstate(all="ignore"):
+            for _ in range(rounds + 1):
+                plan.run(values)
+        return [watch.milliseconds[1:] for watch in watches]
 
     def compare_steps(self, other: str, feeds: Mapping[str, Any], compare: Comparer) -> dict[str, Any]:
         """Run the model, each int8 step a second time by the backend `other` on the same inputs.

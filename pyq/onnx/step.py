@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,3 +45,20 @@ class Step(Protocol):
         new arrays or views of its inputs; it never writes to its inputs.
         """
         ...
+
+
+class Stopwatch:
+    """A step that also notes the milliseconds of each of its runs."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self.name, self.op_type = step.name, step.op_type
+        self.inputs, self.outputs = step.inputs, step.outputs
+        self.milliseconds: list[float] = []
+
+    def run(self, inputs: list[Any], out: Buffers) -> list[Any]:
+        """See `Step.run`."""
+        start = time.perf_counter()
+        outputs = self._step.run(inputs, out)
+        self.milliseconds.append((time.perf_counter() - start) * 1e3)
+        return outputs
