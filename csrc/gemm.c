@@ -12,7 +12,7 @@
 enum {
     GROUP = 12,              /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
     ROW_BLOCK = 16 * GROUP,  /* at most */
-    BLOCK_BYTES = 256 << 10,
+    BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
     TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
 };

@@ -23,7 +23,7 @@ enum {
     WINDOW = 96,         /* open groups that are tried for a quad: bounds the packing time */
     NEAR = 256,          /* quads among which groups are made */
     MAX_SEGMENTS = 4,    /* of a panel */
-    HIGHEST_BOUND = 4096 /* above any sum of a group, and far from what an int16 load cannot hold */
+    HIGHEST_BOUND = 4096 /* above any sum of a group, which is at most 8 * 128; and sums of two loads fit int16 */
 };
 
 /* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
@@ -204,8 +204,8 @@ static void interleave(const int16_t *a, const int16_t *b, int16_t *out, int64_t
         interleave_n(a, b, out, n);
 }
 
-static int64_t store_pairs16(const int16_t *w, int64_t quads, int64_t columns, const pyq_segment *s, int32_t *order,
-                             uint8_t *data) {
+static void store_pairs16(const int16_t *w, int64_t quads, int64_t columns, const pyq_segment *s, int32_t *order,
+                          uint8_t *data) {
     int16_t *to = (int16_t *)data;
     if (s->columns < PYQ_NR) memset(data, 0, (size_t)quads * 128);
     for (int64_t q = 0; q < quads; q++, to += 4 * PYQ_NR) {
@@ -215,7 +215,6 @@ static int64_t store_pairs16(const int16_t *w, int64_t quads, int64_t columns, c
             interleave(first, second, to + half * 2 * PYQ_NR, s->columns);
         }
     }
-    return quads * 128;
 }
 
 static void store_pair8(const int8_t *w, int8_t *to) {
@@ -298,11 +297,11 @@ static void store_panel(const job *j, int64_t panel, const plan *p, item *items)
 static void pack_panel(void *context, int64_t panel) {
     const job *j = context;
     if (j->costs[panel] <= j->most) return;
-    const size_t most = (size_t)j->quads;
+    const size_t quads = (size_t)j->quads;
     const int64_t column = panel * PYQ_NR, left = j->columns - column;
-    item *items = malloc(most * sizeof *items), **lists = malloc(5 * most * sizeof *lists);
+    item *items = malloc(quads * sizeof *items), **lists = malloc(5 * quads * sizeof *lists);
     plan p = {0};
-    for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * most;
+    for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * quads;
     /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
     const int fits8 = items && lists && load_items(items, j->w, j->quads, j->columns, column, left < PYQ_NR ? left : PYQ_NR);
     if (fits8 && j->most < 0)
