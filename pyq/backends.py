@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +103,7 @@ def residual_epilogue(
     return Epilogue(out.dtype, bias, multiplier, None, int(out.zero_point), out.qmin, out.qmax, table, residual)
 
 
-@dataclass(frozen=True)
-class ConvGeometry:
+class ConvGeometry(NamedTuple):
     """Strides, pads (ONNX order: all begins, then all ends) and dilations: of one to three spatial dimensions."""
 
     strides: tuple[int, ...] = (1, 1)

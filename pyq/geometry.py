@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -149,9 +150,19 @@ def _auto_pads(sizes: Sequence[int], reach: Sequence[int], strides: Sequence[int
 
 def channels_last(x: np.ndarray) -> np.ndarray:
     """View [N, *spatial, C] of x [N, C, *spatial]."""
-    return x.transpose(0, *range(2, x.ndim), 1)
+    return x.transpose(_last(x.ndim))
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:
     """View [N, C, *spatial] of x [N, *spatial, C]."""
-    return x.transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
+    return x.transpose(_first(x.ndim))
+
+
+@cache  # a small convolution takes as long as a few such tuples
+def _last(ndim: int) -> tuple[int, ...]:
+    return (0, *range(2, ndim), 1)
+
+
+@cache
+def _first(ndim: int) -> tuple[int, ...]:
+    return (0, ndim - 1, *range(1, ndim - 1))

@@ -7,6 +7,7 @@ runs of elements for the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -146,8 +147,7 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        sizes = x.shape[1:-1]
-        size = w.cached(("output_size", geometry, sizes), lambda: geometry.output_size(sizes, w.shape[2:]))
+        size = _output_size(geometry, x.shape[1:-1], w.shape[2:])
         written = _destination(out, (x.shape[0], *size, w.columns), epilogue.dtype)
         self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written, _contiguous(residual))
         return _result(written, out)
@@ -251,6 +251,11 @@ class KernelBackend(ABC):
             found = windows(x.shape[1:-1], x.shape[-1], placement, include_pad)
             self.pool_average(x, params, found, out_params, out)
         return out
+
+
+@lru_cache(maxsize=1024)  # to count takes as long as to convolve a small image
+def _output_size(geometry: ConvGeometry, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    return geometry.output_size(size, kernel)
 
 
 def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

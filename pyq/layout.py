@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pyq.backends import current_backend
+from pyq.geometry import channels_first, channels_last
 
 _WORDS = {1: np.uint8, 4: np.uint32}
 """Elements of these sizes have kernels."""
@@ -19,7 +20,7 @@ def to_nhwc(x: np.ndarray) -> np.ndarray:
     array([[0, 4],
            [1, 5]], dtype=uint8)
     """
-    return _moved(x, 1, -1)
+    return _moved(x, 1)
 
 
 def to_nchw(x: np.ndarray) -> np.ndarray:
@@ -29,13 +30,13 @@ def to_nchw(x: np.ndarray) -> np.ndarray:
     array([[0, 2],
            [4, 6]], dtype=uint8)
     """
-    return _moved(x, -1, 1)
+    return _moved(x, -1)
 
 
-def _moved(x: np.ndarray, source: int, destination: int) -> np.ndarray:
+def _moved(x: np.ndarray, source: int) -> np.ndarray:
     if x.ndim < 3:
         raise ValueError(f"x: expected at least 3 dimensions, those of images and their channels, got {x.shape}")
-    view = np.moveaxis(x, source, destination)
+    view = channels_last(x) if source == 1 else channels_first(x)
     word = None if x.dtype.hasobject else _WORDS.get(x.itemsize)
     if view.flags.c_contiguous or not x.flags.carray or not x.size or word is None:
         return np.ascontiguousarray(view)

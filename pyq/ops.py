@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pyq.backends import ConvGeometry, current_backend
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer
-from pyq.geometry import channels_last, place
+from pyq.geometry import place
 from pyq.layout import to_nhwc
 from pyq.packing import PackedWeight, pack
 from pyq.products import (
@@ -63,7 +63,7 @@ def matmul(
         return current_backend().matmul(rows, int(x.zero_point), packed, epilogue)
 
     if isinstance(w, PackedWeight):
-        return quantized(_batched(x.data, w.shape, lambda index: w, product), out)
+        return quantized(_rows_times(x.data, w, product), out)
     if not isinstance(w, QTensor):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
     if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
@@ -118,7 +118,7 @@ def matmul_integer(
 
     if isinstance(b, PackedWeight):
         check_unset("b_zero_point", b_zero_point)
-        acc = _batched(rows, b.shape, lambda index: b, product)
+        acc = _rows_times(rows, b, product)
     else:
         columns = check_bytes("b", b)
         if columns.ndim < 2:
@@ -211,6 +211,23 @@ def conv_integer(
     return in_layout(acc, layout)
 
 
+def _rows_times(
+    a: np.ndarray, w: PackedWeight, product: Callable[[np.ndarray, PackedWeight], np.ndarray]
+) -> np.ndarray:
+    """`a @ w` where `w` is one matrix."""
+    if w.kind != "gemm":
+        raise ValueError(f"w: expected weights packed for a matrix product, got those of a convolution, {w.shape}")
+    if a.shape[-1:] != w.shape[:1]:
+        raise _wrong_shapes(a.shape, w.shape)
+    if a.ndim == 2:
+        return product(a, w)
+    return product(a.reshape(-1, w.shape[0]), w).reshape(*a.shape[:-1], w.columns)
+
+
+def _wrong_shapes(a: Batch, b: Batch) -> ValueError:
+    return ValueError(f"shapes: expected [..., M, K] and [..., K, N] of the same K, got {a} and {b}")
+
+
 def _batched(
     a: np.ndarray,
     b_shape: tuple[int, ...],
@@ -219,12 +236,10 @@ def _batched(
 ) -> np.ndarray:
     """`a @ b` as `numpy.matmul` has it, where `b_at(index)` is the matrix of `b` at an index of its batch."""
     if len(b_shape) < 2 or a.shape[-1:] != b_shape[-2:-1]:
-        raise ValueError(f"shapes: expected [..., M, K] and [..., K, N] of the same K, got {a.shape} and {b_shape}")
-    *batch, depth, columns = b_shape
+        raise _wrong_shapes(a.shape, b_shape)
+    *batch, _, columns = b_shape
     if not batch:
-        if a.ndim == 2:
-            return product(a, b_at(()))
-        return product(a.reshape(-1, depth), b_at(())).reshape(*a.shape[:-1], columns)
+        return _rows_times(a, b_at(()), product)
     matrices = a if a.ndim > 1 else a[None]
     try:
         whole = np.broadcast_shapes(matrices.shape[:-2], tuple(batch))
@@ -255,7 +270,7 @@ def _placed(
         raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {data.shape}")
     if len(w.shape) != data.ndim:
         raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
-    images = data if layout == "NHWC" else channels_last(data)
+    images = data if layout == "NHWC" else to_nhwc(data)
     packed_group = w.group if isinstance(w, PackedWeight) else None
     group = check_integer("group", group, 1, default=packed_group or 1)
     if packed_group not in (None, group):
@@ -263,11 +278,11 @@ def _placed(
     if images.shape[-1] != w.shape[1] * group:
         expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
         raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")
-    attributes = [tuple(v) if isinstance(v, list | np.ndarray) else v for v in (strides, pads, dilations)]
-    geometry = _geometry(images.shape[1:-1], w.shape[2:], *attributes, auto_pad)
+    hashable = (tuple(v) if isinstance(v, list | np.ndarray) else v for v in (strides, pads, dilations))
+    geometry = _geometry(images.shape[1:-1], w.shape[2:], *hashable, auto_pad)
     if isinstance(w, QTensor):
         w = pack(w, group=group, dilations=geometry.dilations, prove=False)
-    return images if layout == "NHWC" else to_nhwc(data), w, geometry
+    return images, w, geometry
 
 
 @lru_cache(maxsize=1024)  # to check the attributes takes longer than to convolve a small image

@@ -11,7 +11,7 @@ from pyq.backends import Epilogue, requantize_epilogue
 from pyq.checks import check_choice, check_params
 from pyq.geometry import channels_first
 from pyq.packing import PackedWeight
-from pyq.qparams import QParams, as_float32, quantize_array
+from pyq.qparams import LIMITS, QParams, as_float32, quantize_array
 from pyq.tensor import QTensor
 from pyq.transposed import PackedTransposed
 
@@ -35,13 +35,11 @@ def epilogue_of(
     reals = None
     if bias is not None:
         reals = as_float32("bias", bias)
-        if reals.shape != (w.columns,) or not np.isfinite(reals).all():
-            raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
     params = None
     if out is not None:
         check_params("out", out)
         params = (float(out.scale), int(out.zero_point), out.dtype.char, out.qmin, out.qmax)
-    key = ("epilogue", float(x.scale), params, bounds, None if reals is None else reals.tobytes())
+    key = ("epilogue", float(x.scale), params, bounds, None if reals is None else (reals.shape, reals.tobytes()))
     return w.cached(key, lambda: _make_epilogue(x.scale, w, reals, out, bounds))
 
 
@@ -52,6 +50,8 @@ def _make_epilogue(
     out: QParams | None,
     bounds: tuple[float | None, float | None],
 ) -> Epilogue:
+    if bias is not None and (bias.shape != (w.columns,) or not np.isfinite(bias).all()):
+        raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
     with np.errstate(over="ignore", under="ignore"):
         scale = np.asarray(x_scale * w.scale)
         if not (np.isfinite(scale) & (scale > 0)).all():
@@ -109,11 +109,12 @@ def check_zero_points(
     if values is None:
         return np.zeros((), np.int64)
     zeros = np.asarray(values)
-    limits = np.iinfo(dtype)
+    low, high = LIMITS[dtype]
     if zeros.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {zeros.dtype}")
-    if zeros.size and not limits.min <= zeros.min() <= zeros.max() <= limits.max:
-        raise ValueError(f"{name}: expected {limits.min} to {limits.max} for {dtype}, got {values!r}")
+    extremes = (int(zeros.item()),) * 2 if zeros.size == 1 else (zeros.min(initial=low), zeros.max(initial=low))
+    if not low <= extremes[0] <= extremes[1] <= high:
+        raise ValueError(f"{name}: expected {low} to {high} for {dtype}, got {values!r}")
     if zeros.size == 1:
         return zeros.reshape(())
     column = zeros[:, None] if zeros.ndim == 1 and axis == -2 else zeros

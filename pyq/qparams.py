@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "int8", "int32"))
+LIMITS = {dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in DTYPES}
+"""Smallest and largest integer of each: to ask NumPy takes as long as a small product."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -156,6 +158,8 @@ def dequantize_array(q: np.ndarray, params: QParams) -> np.ndarray:
 def as_float32(name: str, x: npt.ArrayLike) -> np.ndarray:
     """`x` as an aligned float32 array; TypeError naming the argument when it does not hold real numbers."""
     array = np.asarray(x)
+    if array.dtype == np.float32 and array.flags.aligned:
+        return array
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     with np.errstate(over="ignore", under="ignore"):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pyq.backends import current_backend
 from pyq.qparams import (
     DTYPES,
+    LIMITS,
     QParams,
     as_float32,
     choose_qparams,
@@ -69,8 +70,7 @@ class QTensor:
         """
         if data.dtype != params.dtype:
             raise TypeError(f"data: expected {params.dtype}, got {data.dtype}")
-        limits = np.iinfo(data.dtype)
-        if (params.qmin, params.qmax) != (limits.min, limits.max):
+        if (params.qmin, params.qmax) != LIMITS[params.dtype]:
             return cls(data, params.scale, params.zero_point, params.axis)
         tensor = cls.__new__(cls)
         tensor._data, tensor._params = read_only(data), params

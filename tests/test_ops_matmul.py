@@ -197,6 +197,7 @@ def test_reduced_range_activations_and_the_promise_of_amax() -> None:
 X = QTensor(np.ones((2, 3), np.uint8), 0.5)
 W = QTensor(np.ones((3, 4), np.int8), 0.5)
 PER_ROW = QTensor(np.ones((2, 3), np.uint8), [0.5, 0.25], axis=0)
+FILTERS = pack(QTensor(np.ones((2, 3, 3), np.int8), 0.5))
 TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
 
 
@@ -210,6 +211,8 @@ TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
         (lambda: matmul(X, W.T), ValueError, r"same K.*\(2, 3\).*\(4, 3\)"),
         (lambda: matmul(X, QTensor(W.data, [1.0] * 3, axis=0)), ValueError, "axis 0"),
         (lambda: matmul(X, W[0]), ValueError, r"w: expected \[K, N\]"),
+        (lambda: matmul(X, FILTERS), ValueError, "w: expected weights packed for a matrix product"),
+        (lambda: matmul_integer(X.data, FILTERS), ValueError, "w: expected weights packed for a matrix product"),
         (lambda: matmul(X, QTensor(np.ones((3, 4), np.int32), 1.0)), TypeError, "int8 or uint8"),
         (lambda: matmul(X, W, bias=[1.0, 2.0]), ValueError, "bias: expected 4 finite numbers"),
         (lambda: matmul(X, W, bias=[1.0, 2.0, 3.0, np.nan]), ValueError, "bias: expected 4 finite numbers"),

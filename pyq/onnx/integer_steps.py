@@ -198,9 +198,7 @@ def tensor_params(scale: Array | None, zero_point: Array | None) -> QParams | No
     return QParams(scale.reshape(()), zero_point.reshape(()), zero_point.dtype)
 
 
-def weight_tensor(
-    w: Array | None, scale: Array | None, zero_point: Array | None, axis: int
-) -> QTensor | None:
+def weight_tensor(w: Array | None, scale: Array | None, zero_point: Array | None, axis: int) -> QTensor | None:
     """8-bit weights, per tensor or along `axis`; None when they are something else, or not known yet."""
     if w is None or scale is None or zero_point is None:
         return None
