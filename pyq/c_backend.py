@@ -23,6 +23,9 @@ from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows
 from pyq.qparams import QParams
 
+NULL, PYQ_OK = ffi.NULL, lib.PYQ_OK
+from_buffer, pyq_run = ffi.from_buffer, lib.pyq_run  # of a small product every look-up of a name counts
+
 OUTPUT_TYPES = {
     np.dtype(np.int32): lib.PYQ_OUT_INT32,
     np.dtype(np.float32): lib.PYQ_OUT_FLOAT32,
@@ -247,12 +250,13 @@ def _pool(x: NDArray[Any], windows: Windows) -> Any:
 
 
 def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
-    addend = _pointer("uint8_t[]", residual)
-    result = lib.pyq_run(call.c, ffi.from_buffer(x), len(x), addend, ffi.from_buffer(out))
+    addend = NULL if residual is None else from_buffer(residual)
+    result = pyq_run(call.c, from_buffer(x), len(x), addend, from_buffer(out))
+    if result == PYQ_OK:
+        return
     if result == lib.PYQ_ABOVE_AMAX:
         raise above_amax(x, w)
-    if result != lib.PYQ_OK:
-        raise MemoryError(f"x: no memory for a copy of {x.nbytes} bytes")
+    raise MemoryError(f"x: no memory for a copy of {x.nbytes} bytes")
 
 
 def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:

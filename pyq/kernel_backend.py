@@ -132,7 +132,7 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        written = _destination(out, (x.shape[0], w.columns), epilogue.dtype)
+        written = _destination(out, (len(x), w.columns), epilogue.dtype)
         self.run_matmul(np.ascontiguousarray(x), x_zero_point, w, epilogue, written, _contiguous(residual))
         return _result(written, out)
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from pyq.backends import ConvGeometry, current_backend
+from pyq.backends import ConvGeometry, Epilogue, current_backend
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer
 from pyq.geometry import place
 from pyq.layout import to_nhwc
@@ -59,11 +59,10 @@ def matmul(
     check_activation("x", x)
 
     def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        epilogue = epilogue_of(x, packed, bias, out, activation)
-        return current_backend().matmul(rows, int(x.zero_point), packed, epilogue)
+        return _product(rows, int(x.zero_point), packed, epilogue_of(x, packed, bias, out, activation))
 
     if isinstance(w, PackedWeight):
-        return quantized(_rows_times(x.data, w, product), out)
+        return quantized(product(x.data, w), out)
     if not isinstance(w, QTensor):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
     if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
@@ -113,12 +112,9 @@ def matmul_integer(
         if each.ndim == 0:
             shared, each = int(each), None
 
-    def product(matrix: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        return current_backend().matmul(matrix, shared, packed, ACCUMULATE)
-
     if isinstance(b, PackedWeight):
         check_unset("b_zero_point", b_zero_point)
-        acc = _rows_times(rows, b, product)
+        acc = _product(rows, shared, b, ACCUMULATE)
     else:
         columns = check_bytes("b", b)
         if columns.ndim < 2:
@@ -130,7 +126,7 @@ def matmul_integer(
         def packed_at(index: Batch) -> PackedWeight:
             return pack(unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
 
-        acc = _batched(rows, columns.shape, packed_at, product)
+        acc = _batched(rows, columns.shape, packed_at, lambda part, packed: _product(part, shared, packed, ACCUMULATE))
     if each is None:
         return acc
     # The kernel took each row as it is; a zero point per row then costs one product with the column sums.
@@ -211,17 +207,16 @@ def conv_integer(
     return in_layout(acc, layout)
 
 
-def _rows_times(
-    a: np.ndarray, w: PackedWeight, product: Callable[[np.ndarray, PackedWeight], np.ndarray]
-) -> np.ndarray:
-    """`a @ w` where `w` is one matrix."""
+def _product(a: np.ndarray, zero_point: int, w: PackedWeight, epilogue: Epilogue) -> np.ndarray:
+    """`(a - zero_point) @ w`, where `a` is [..., K] and `w` one matrix."""
     if w.kind != "gemm":
         raise ValueError(f"w: expected weights packed for a matrix product, got those of a convolution, {w.shape}")
     if a.shape[-1:] != w.shape[:1]:
         raise _wrong_shapes(a.shape, w.shape)
     if a.ndim == 2:
-        return product(a, w)
-    return product(a.reshape(-1, w.shape[0]), w).reshape(*a.shape[:-1], w.columns)
+        return current_backend().matmul(a, zero_point, w, epilogue)
+    rows = a.reshape(-1, w.shape[0])
+    return current_backend().matmul(rows, zero_point, w, epilogue).reshape(*a.shape[:-1], w.columns)
 
 
 def _wrong_shapes(a: Batch, b: Batch) -> ValueError:
@@ -239,7 +234,7 @@ def _batched(
         raise _wrong_shapes(a.shape, b_shape)
     *batch, _, columns = b_shape
     if not batch:
-        return _rows_times(a, b_at(()), product)
+        return product(a, b_at(()))
     matrices = a if a.ndim > 1 else a[None]
     try:
         whole = np.broadcast_shapes(matrices.shape[:-2], tuple(batch))

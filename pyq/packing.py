@@ -43,7 +43,8 @@ class PackedWeight:
     """Weights packed by :func:`pack`. Immutable.
 
     kind "gemm", "conv" or "depthwise"; shape the logical shape, ``(K, N)`` or ``(M, C / group, *kernel)``;
-    dtype, scale, zero_point those of the quantized weights; group; amax the largest shifted activation allowed.
+    dtype, scale, zero_point those of the quantized weights; group; amax the largest shifted activation allowed;
+    columns: output columns (features, channels).
 
     >>> import numpy as np, pyq
     >>> pw = pyq.pack(pyq.quantize(np.eye(8, dtype=np.float32), dtype="int8", axis=1))
@@ -67,16 +68,12 @@ class PackedWeight:
         self.kind, self.shape, self.dtype, self.group, self.amax = kind, shape, dtype, group, amax
         self.scale, self.zero_point, self.colsum = scale, zero_point, colsum
         self.runs_per_row = runs_per_row
+        self.columns = shape[1] if kind == "gemm" else shape[0]
         self.segments, self.order, self.data = panels
         for array in (scale, zero_point, colsum, *panels):
             array.flags.writeable = False
         self._layouts = frozenset(self.segments["layout"].tolist())
         self._cache: dict[Hashable, Any] = {}
-
-    @property
-    def columns(self) -> int:
-        """Output columns (features, channels)."""
-        return self.shape[1] if self.kind == "gemm" else self.shape[0]
 
     @property
     def kernel_shape(self) -> tuple[int, int, int]:
