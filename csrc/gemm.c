@@ -10,7 +10,9 @@
 #include <string.h>
 
 enum {
-    GROUP = 12,              /* rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6 */
+    GROUP = 12,              /* a multiple of the tallest kernels, of 4 and of 6 rows */
+    TILE_ROWS = 4 * GROUP,   /* at most, of which the epilogue is run at once */
+    TILE_BYTES = 6 << 10,    /* of activations of a tile, that with weights they fit the first-level cache */
     ROW_BLOCK = 16 * GROUP,  /* at most */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
@@ -23,7 +25,7 @@ typedef struct {
     const pyq_epilogue *epilogue;
     const uint8_t *residual; /* or NULL */
     uint8_t *out;
-    int64_t columns, row_count, rows_per_task, row_blocks, segments_per_task;
+    int64_t columns, row_count, tile_rows, rows_per_task, row_blocks, segments_per_task;
     int element_size;
 } nest;
 
@@ -48,7 +50,7 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
                        const uint8_t *residual, uint8_t *out) {
     int32_t bias[PYQ_NR] = {0};
     float multiplier[PYQ_NR] = {0}, offset[PYQ_NR] = {0};
-    uint8_t addend[GROUP * PYQ_NR] = {0}, full[GROUP * PYQ_NR * 4];
+    uint8_t addend[TILE_ROWS * PYQ_NR] = {0}, full[TILE_ROWS * PYQ_NR * 4];
     pyq_epilogue e = *t->epilogue;
     size_t n = (size_t)panel->columns;
     if (e.bias) memcpy(bias, e.bias + panel->column, n * sizeof *bias), e.bias = bias;
@@ -91,11 +93,11 @@ static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *cons
 /* The segments [first, end) of one panel. */
 static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
                       const block *b) {
-    _Alignas(64) int32_t tile[GROUP * PYQ_NR];
+    _Alignas(64) int32_t tile[TILE_ROWS * PYQ_NR];
     const size_t stride = (size_t)t->columns * t->element_size;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
-    for (int64_t i = 0; i < b->count; i += GROUP, out += GROUP * stride) {
-        const int64_t rows = b->count - i < GROUP ? b->count - i : GROUP;
+    for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
+        const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
         /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
         for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
         const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
@@ -125,7 +127,8 @@ static void run_task(void *context, int64_t task) {
     const int64_t index = task / t->row_blocks * t->segments_per_task;
     const int64_t last = panel_start(w, index + t->segments_per_task);
     pyq_epilogue_fn store = pyq_select_epilogue();
-    block b = {.first = task % t->row_blocks * t->rows_per_task, .row_offset = -1};
+    block b;
+    b.first = task % t->row_blocks * t->rows_per_task, b.row_offset = -1;
     b.count = t->row_count - b.first < t->rows_per_task ? t->row_count - b.first : t->rows_per_task;
     row_starts(t->rows, b.first, b.count, b.start);
     for (int64_t i = panel_start(w, index), next; i < last; i = next) {
@@ -135,18 +138,23 @@ static void run_task(void *context, int64_t task) {
     }
 }
 
-/* Rows whose activations fit in half of a second-level cache. A row of a convolution shares most of what it reads with
- * its neighbours: it adds a pixel to each line of the kernel, of which three are typical. */
-static int64_t rows_per_block(const nest *t) {
+/* Whole groups of rows of which `bytes` are read each: as many as fit `room`, at least one group, at most `most` rows. */
+static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most) {
+    const int64_t groups = room / (bytes * GROUP + 1);
+    return groups < 1 ? GROUP : groups * GROUP < most ? groups * GROUP : most;
+}
+
+/* Rows of a tile, and rows whose activations fit in half of a second-level cache. A row of a convolution shares most of
+ * what it reads with its neighbours: it adds a pixel to each line of the kernel, of which three are typical. */
+static int64_t choose_rows(nest *t) {
     const pyq_rows *rows = t->rows;
     const pyq_segment *s = t->weights->segments, *end = s + t->weights->segment_count;
     const int64_t added = 3 * (rows->size[2] > 1 ? rows->stride[2] : rows->stride_n);
     const int width = (rows->bytes != NULL) + 2 * (rows->words != NULL);
     int64_t steps = 0;
     for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
-    const int64_t elements = 4 * steps < added ? 4 * steps : added;
-    const int64_t groups = BLOCK_BYTES / (width * elements * GROUP + 1);
-    return groups < 1 ? GROUP : groups * GROUP < ROW_BLOCK ? groups * GROUP : ROW_BLOCK;
+    t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, TILE_ROWS);
+    return rows_that_fit(BLOCK_BYTES, width * (4 * steps < added ? 4 * steps : added), ROW_BLOCK);
 }
 
 /* Equal blocks of rows; with several threads, runs of panels so short that there are enough tasks, but not so short
@@ -154,7 +162,7 @@ static int64_t rows_per_block(const nest *t) {
 static void choose_tasks(nest *t) {
     const pyq_weights *w = t->weights;
     const int64_t threads = pyq_get_num_threads(), groups = (t->row_count + GROUP - 1) / GROUP;
-    const int64_t most = rows_per_block(t);
+    const int64_t most = choose_rows(t);
     t->row_blocks = (t->row_count + most - 1) / most;
     t->rows_per_task = (groups + t->row_blocks - 1) / t->row_blocks * GROUP;
     t->segments_per_task = w->segment_count;

@@ -87,7 +87,7 @@ ALWAYS_INLINE TARGET_AVX2 void finish(const int32_t *tile, int64_t rows, const p
     if (type == PYQ_OUT_FLOAT32)
         store_floats(tile, rows, &c, b, e->offset ? e->offset + column : NULL, out, stride);
     else
-        store_bytes(tile, rows, &c, b, NULL, NULL, NULL, out, stride);
+        store_bytes(tile, rows, &c, b, 0, NULL, NULL, NULL, out, stride);
 }
 
 ALWAYS_INLINE TARGET_AVX2 void window(const pyq_taps *t, const uint8_t *const *pixels, void *out, const int kernel,

@@ -4,7 +4,7 @@
  * To bytes: vminps, vcvtps2dq (rounds half to even), vpackssdw, vpaddsw of minus the lower bound, vpackuswb, vpermd,
  * vpaddb of the lowest byte. Packing to unsigned is the lower clamp: what lies below the bound becomes 0, and a sum too
  * far below for the conversion comes out of it as INT_MIN. The upper clamp is in float, because one too far above would
- * too.
+ * too; where the bounds are 255 apart and no sum is too far, packing is the upper clamp as well.
  * Exact: the same float32 operations in the same order as requant.h, whose bounds are integers, so that clamping
  * before rounding equals clamping after.
  * A residual: the product is clamped and rounded in float (vmaxps, vminps, vroundps), and the sum, of two vmulps, goes
@@ -81,11 +81,19 @@ ALWAYS_INLINE TARGET_AVX2 __m256 summed(__m256 product, const uint8_t *residual,
     return _mm256_div_ps(_mm256_add_ps(_mm256_mul_ps(y, s->product_scale), residual_real), s->scale);
 }
 
+/* Whether packing clamps: an int32 times a multiplier below 1 still is one. */
+ALWAYS_INLINE TARGET_AVX2 int packing_clamps(const pyq_epilogue *e, const columns *c) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    const __m256 most = _mm256_max_ps(_mm256_andnot_ps(sign, c->multiplier[0]), _mm256_andnot_ps(sign, c->multiplier[1]));
+    return e->high - e->low == 255 && _mm256_movemask_ps(_mm256_cmp_ps(most, _mm256_set1_ps(1), _CMP_LT_OQ)) == 255;
+}
+
 enum { TOGETHER = 4 }; /* rows that are quantized step by step: the chain of one is long, and has nothing beside it */
 
 /* TOGETHER rows, of which the first `rows` exist; two in a register, one in each half. `s` may be NULL. */
 ALWAYS_INLINE TARGET_AVX2 void quantize(const int32_t *tile, int64_t rows, const columns *c, const bounds *b,
-                                        const sum *s, const uint8_t *residual, int64_t stride, __m256i *bytes) {
+                                        const int clamped, const sum *s, const uint8_t *residual, int64_t stride,
+                                        __m256i *bytes) {
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* packing works in halves */
     __m256 y[TOGETHER][2];
     __m256i words[TOGETHER];
@@ -96,7 +104,7 @@ ALWAYS_INLINE TARGET_AVX2 void quantize(const int32_t *tile, int64_t rows, const
             if (s) y[r][half] = summed(y[r][half], residual + row * stride + 8 * half, s);
         }
     }
-    UNROLL for (int r = 0; r < TOGETHER; r++)
+    UNROLL for (int r = 0; r < TOGETHER && !clamped; r++)
         UNROLL for (int half = 0; half < 2; half++) y[r][half] = _mm256_min_ps(b->high, y[r][half]);
     UNROLL for (int r = 0; r < TOGETHER; r++)
         words[r] = _mm256_packs_epi32(_mm256_cvtps_epi32(y[r][0]), _mm256_cvtps_epi32(y[r][1]));
@@ -107,13 +115,13 @@ ALWAYS_INLINE TARGET_AVX2 void quantize(const int32_t *tile, int64_t rows, const
     }
 }
 
-/* `s`, with it `residual`, and `table` may be NULL, which the compiler sees. */
+/* `clamped`: packing_clamps. `s`, with it `residual`, and `table` may be NULL, which the compiler sees. */
 ALWAYS_INLINE TARGET_AVX2 void store_bytes(const int32_t *tile, int64_t rows, const columns *c, const bounds *b,
-                                           const sum *s, const uint8_t *table, const uint8_t *residual, uint8_t *out,
-                                           int64_t stride) {
+                                           const int clamped, const sum *s, const uint8_t *table,
+                                           const uint8_t *residual, uint8_t *out, int64_t stride) {
     for (int64_t left = rows; left > 0; left -= TOGETHER, tile += TOGETHER * PYQ_NR, out += TOGETHER * stride) {
         __m256i bytes[TOGETHER / 2];
-        quantize(tile, left, c, b, s, residual, stride, bytes);
+        quantize(tile, left, c, b, clamped, s, residual, stride, bytes);
         if (s) residual += TOGETHER * stride;
         UNROLL for (int i = 0; i < TOGETHER / 2; i++) {
             const __m256i y = table ? lookup_32(table, bytes[i]) : bytes[i];

@@ -9,9 +9,9 @@ ALWAYS_INLINE TARGET_AVX2 void store_sums(const int32_t *tile, int64_t rows, con
                                           int64_t stride) {
     const sum s = load_sum(e->sum);
     if (e->table)
-        store_bytes(tile, rows, c, b, &s, e->table, residual, out, stride);
+        store_bytes(tile, rows, c, b, 0, &s, e->table, residual, out, stride);
     else
-        store_bytes(tile, rows, c, b, &s, NULL, residual, out, stride);
+        store_bytes(tile, rows, c, b, 0, &s, NULL, residual, out, stride);
 }
 
 TARGET_AVX2 void pyq_avx2_requantize(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
@@ -27,9 +27,11 @@ TARGET_AVX2 void pyq_avx2_requantize(const int32_t *tile, int64_t rows, const py
     else if (e->sum)
         store_sums(tile, rows, &c, &b, e, residual, out, stride);
     else if (e->table)
-        store_bytes(tile, rows, &c, &b, NULL, e->table, NULL, out, stride);
+        store_bytes(tile, rows, &c, &b, 0, NULL, e->table, NULL, out, stride);
+    else if (packing_clamps(e, &c))
+        store_bytes(tile, rows, &c, &b, 1, NULL, NULL, NULL, out, stride);
     else
-        store_bytes(tile, rows, &c, &b, NULL, NULL, NULL, out, stride);
+        store_bytes(tile, rows, &c, &b, 0, NULL, NULL, NULL, out, stride);
 }
 
 #endif
