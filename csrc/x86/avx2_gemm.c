@@ -35,13 +35,6 @@ ALWAYS_INLINE TARGET_AVX2 __m256i broadcast_quad(const uint8_t *address) {
 
 ALWAYS_INLINE TARGET_AVX2 __m256i load(const void *address) { return _mm256_loadu_si256((const __m256i *)address); }
 
-/* One or two rows use a weight once: large ones come from memory as fast as it allows only when asked for early, across
- * the pages at which the hardware's prefetching stops (6 to 13 % for 1x4096 times 4096x11008). */
-ALWAYS_INLINE void prefetch(const int8_t *w, int bytes, const int mr) {
-    if (mr > 2) return;
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(w + 1536 + i);
-}
-
 ALWAYS_INLINE TARGET_AVX2 void begin(__m256i (*acc)[2], const int32_t *tile, const int mr, int32_t accumulate) {
     if (accumulate)
         UNROLL for (int r = 0; r < mr; r++) acc[r][0] = load(tile + r * PYQ_NR), acc[r][1] = load(tile + r * PYQ_NR + 8);
@@ -149,7 +142,6 @@ ALWAYS_INLINE TARGET_AVX2 void quads8p2(__m256i (*acc)[2], const uint8_t *const 
                                         const int8_t *w, int64_t steps, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 2, w += 8 * PYQ_NR) {
-        prefetch(w, 128, mr);
         const int64_t offset0 = offsets[s], offset1 = offsets[s + 1];
         const __m256i w00 = load(w), w01 = load(w + 32), w10 = load(w + 64), w11 = load(w + 96);
         UNROLL for (int r = 0; r < mr; r++) {
@@ -201,7 +193,6 @@ ALWAYS_INLINE TARGET_AVX2 void quads8p4(__m256i (*acc)[2], const uint8_t *const 
                                         const int8_t *w, int64_t steps, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 4, w += 16 * PYQ_NR) {
-        prefetch(w, 256, mr);
         const int64_t o0 = offsets[s], o1 = offsets[s + 1], o2 = offsets[s + 2], o3 = offsets[s + 3];
         const __m256i kept[3] = {load(w), load(w + 32), load(w + 64)};
         UNROLL for (int r = 0; r < mr; r++)
