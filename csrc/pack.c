@@ -6,10 +6,10 @@
  *   1. a quad with a lane that breaks the bound by itself is widened to 32 bits at once (PAIRS8);
  *   2. the other quads are bin-packed, heaviest first, into pairs whose lanes keep the bound together (QUADS8P2), and
  *      pairs into fours (QUADS8P4); who finds no mate stays alone (QUADS8).
- * A panel is then up to four segments, one for each layout. Where nearly all quads widen, a panel that widens all is
- * cheaper (PAIRS8W): its activations are widened beforehand, once for all such panels. What is cheapest is told by the
- * measured cost of a step. A panel whose folded weights do not fit int8 is PAIRS16. The order of quads costs nothing:
- * each has its offset.
+ * A panel is then up to four segments, one for each layout. Where many quads widen, it is cheaper to widen the
+ * activations beforehand, once for all panels (PAIRS8W); where nearly all do, to widen all quads of the panel. What is
+ * cheapest is told by the measured cost of a step. A panel whose folded weights do not fit int8 is PAIRS16. The order of
+ * quads costs nothing: each has its offset.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -27,10 +27,11 @@ enum {
 };
 
 /* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
- * beside its steps, for its accumulators; and the widening of a quad of activations. */
+ * beside its steps, for its accumulators; the widening of a quad of activations; and what it costs a panel that a quad
+ * is in the caches in both forms (from products of 512 to 3072 rows). */
 static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_PAIRS8] = 0.94f,
                                         [PYQ_QUADS8] = 0.67f,   [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
-static const float SEGMENT = 1.5f, WIDEN = 0.2f;
+static const float SEGMENT = 1.5f, WIDEN = 0.2f, BOTH = 0.018f;
 
 /* A quad, or the first one of a group. */
 typedef struct item {
@@ -264,7 +265,7 @@ static int64_t store_plan(const plan *p, pyq_segment *s, int32_t *order, uint8_t
 /* The matrix, and room for each of its panels at a fixed distance, so that they can be packed in any order. */
 typedef struct {
     const int16_t *w;
-    int64_t quads, columns;
+    int64_t quads, columns, own_quads;
     int bound;
     float most;            /* a panel that costs more is widened */
     pyq_segment *segments; /* MAX_SEGMENTS for a panel; their data and order count from the panel's own room */
@@ -313,21 +314,46 @@ static void pack_panel(void *context, int64_t panel) {
     free(lists);
 }
 
-/* Share out the quads of all panels; then widen the panels for which that is cheaper, if together they gain more than it
- * costs to widen the activations. */
+/* The segment of a panel whose kernel widens activations, or NULL. */
+static pyq_segment *widening_segment(const job *j, int64_t panel) {
+    pyq_segment *s = j->segments + panel * MAX_SEGMENTS, *end = s + j->counts[panel];
+    while (s < end && s->layout != PYQ_PAIRS8) s++;
+    return s < end ? s : NULL;
+}
+
+/* What a panel costs when its activations come widened as well; its weights lie the same then. */
+static float cost_with_words(const job *j, int64_t panel) {
+    const pyq_segment *s = widening_segment(j, panel);
+    if (!s) return j->costs[panel];
+    return j->costs[panel] - (STEP[PYQ_PAIRS8] - STEP[PYQ_PAIRS8W]) * (float)s->steps + BOTH * (float)j->own_quads;
+}
+
+static void use_words(const job *j, int64_t panel) {
+    const float cost = cost_with_words(j, panel);
+    if (cost >= j->costs[panel] || cost >= j->most) return;
+    widening_segment(j, panel)->layout = PYQ_PAIRS8W;
+    j->costs[panel] = cost;
+}
+
+/* Share out the quads of all panels. Then see what each would gain from activations that are widened beforehand, for its
+ * own widened quads or by widening all; if together they gain more than that costs, it is done. */
 static void pack_panels(job *j, int64_t panels) {
     const float widened = segment_cost(PYQ_PAIRS8W, j->quads, 1);
-    float gain = -WIDEN * (float)j->quads;
+    float gain = -WIDEN * (float)j->own_quads;
     j->most = -1;
     for (int64_t p = 0; p < panels; p++) j->costs[p] = 0;
     pyq_parallel(pack_panel, j, panels);
-    for (int64_t p = 0; p < panels; p++)
+    for (int64_t p = 0; p < panels; p++) {
+        const float words = cost_with_words(j, p), least = words < widened ? words : widened;
         if (j->segments[p * MAX_SEGMENTS].layout == PYQ_PAIRS16)
-            gain += WIDEN * (float)j->quads, j->costs[p] = 0; /* they are widened for this one anyway */
-        else if (j->costs[p] > widened)
-            gain += j->costs[p] - widened;
+            gain += WIDEN * (float)j->own_quads, j->costs[p] = 0; /* they are widened for this one anyway */
+        else if (j->costs[p] > least)
+            gain += j->costs[p] - least;
+    }
     j->most = widened;
-    if (gain > 0) pyq_parallel(pack_panel, j, panels);
+    if (gain <= 0) return;
+    for (int64_t p = 0; p < panels; p++) use_words(j, p);
+    pyq_parallel(pack_panel, j, panels);
 }
 
 static int64_t segment_bytes(const pyq_segment *s) { return s->steps * (s->layout == PYQ_PAIRS16 ? 2 * QUAD : QUAD); }
@@ -349,14 +375,15 @@ static int64_t close_gaps(const job *j, int64_t panels) {
     return count;
 }
 
-/* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. For each of the ceil(columns / PYQ_NR) panels,
+/* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. `own_quads`: how many quads of activations a
+ * row does not share with its neighbours, as those of a convolution share most. For each of the ceil(columns / PYQ_NR) panels,
  * segments has room for 4, order for quads + 4 and data for 128 * quads + 256 bytes. What is used of them follows
  * each other without gaps. Returns the number of segments, 0 when there is no memory. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,
-                 int32_t *order, uint8_t *data) {
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax,
+                 pyq_segment *segments, int32_t *order, uint8_t *data) {
     const int64_t panels = (columns + PYQ_NR - 1) / PYQ_NR;
     const int bound = 32767 / amax;
-    job j = {.w = w, .quads = quads, .columns = columns, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
+    job j = {.w = w, .quads = quads, .columns = columns, .own_quads = own_quads, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
     j.segments = segments, j.order = order, j.data = data;
     j.order_room = quads + 4, j.data_room = 128 * quads + 256;
     j.counts = malloc((size_t)panels * sizeof *j.counts);

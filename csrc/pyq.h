@@ -160,8 +160,8 @@ int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, const uint8
 void pyq_depthwise(const pyq_call *call, const uint8_t *images, int64_t count, const uint8_t *zeros, void *out);
 
 /* pack.c: returns the number of segments; see there for the sizes of the buffers. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int32_t amax, pyq_segment *segments,
-                 int32_t *order, uint8_t *data);
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax,
+                 pyq_segment *segments, int32_t *order, uint8_t *data);
 
 void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
                     uint8_t *data, int32_t *sums);

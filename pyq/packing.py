@@ -261,7 +261,7 @@ def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, 
     parts = []
     for kernel in kernels:  # [height, width, c, m / group]
         runs = kernel.reshape(height * runs_per_row, -1, m // group)
-        parts.append(panel_format.pack_quads(_padded(runs).reshape(-1, m // group), amax, prove))
+        parts.append(panel_format.pack_quads(_padded(runs).reshape(-1, m // group), amax, prove, height * width))
     return "conv", runs_per_row, panel_format.join(parts, [g * c for g in range(group)], m // group)
 
 

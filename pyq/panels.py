@@ -107,7 +107,7 @@ def pack_taps16(taps: NDArray[np.int16]) -> Panels:
     return panels
 
 
-def _pack_c(matrix: NDArray[np.int16], amax: int) -> Panels:
+def _pack_c(matrix: NDArray[np.int16], amax: int, taps: int) -> Panels:
     ffi, lib = _core.ffi, _core.lib
     quads, columns = len(matrix) // 4, matrix.shape[1]
     panels = -(-columns // NR)
@@ -118,6 +118,7 @@ def _pack_c(matrix: NDArray[np.int16], amax: int) -> Panels:
         ffi.from_buffer("int16_t[]", np.ascontiguousarray(matrix)),
         quads,
         columns,
+        -(-quads // taps),
         amax,
         ffi.from_buffer("pyq_segment[]", table, require_writable=True),
         ffi.from_buffer("int32_t[]", order, require_writable=True),
@@ -132,9 +133,12 @@ def _pack_c(matrix: NDArray[np.int16], amax: int) -> Panels:
     return Panels(table[:count].copy(), order[:entries].copy(), exact)
 
 
-def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True) -> Panels:
-    """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums."""
-    return _pack_c(matrix, amax) if prove and _core is not None else pack_pairs16(matrix)
+def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True, taps: int = 1) -> Panels:
+    """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums.
+
+    taps: of the kernel of a convolution, whose neighbouring rows share all activations but those of one tap.
+    """
+    return _pack_c(matrix, amax, taps) if prove and _core is not None else pack_pairs16(matrix)
 
 
 def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, NDArray[np.int32]]:
