@@ -24,18 +24,18 @@ DISTRIBUTIONS = ("laplace", "gaussian", "uniform")
 ZERO_POINT = 128  # of the images: padding is then not the byte 0
 
 
-def random_weights(rng: np.random.Generator, distribution: str, shape: Sequence[int], axis: int) -> QTensor:
-    """int8 weights, quantized per channel of `axis`, of reals from "laplace", "gaussian" or "uniform".
-
-    Trained layers lie between the first two. The more large weights, the harder they are to pack.
-    """
+def random_reals(rng: np.random.Generator, distribution: str, shape: Sequence[int]) -> NDArray[np.float32]:
+    """Reals from "laplace", "gaussian" or "uniform". The weights of trained layers lie between the first two."""
     check_choice("distribution", distribution, DISTRIBUTIONS)
     size = tuple(shape)
     if distribution == "laplace":
-        reals = rng.laplace(size=size)
-    else:
-        reals = rng.normal(size=size) if distribution == "gaussian" else rng.uniform(-1, 1, size)
-    return quantize(reals.astype(np.float32), "int8", axis=axis)
+        return rng.laplace(size=size).astype(np.float32)
+    return (rng.normal(size=size) if distribution == "gaussian" else rng.uniform(-1, 1, size)).astype(np.float32)
+
+
+def random_weights(rng: np.random.Generator, distribution: str, shape: Sequence[int], axis: int) -> QTensor:
+    """int8 weights, `random_reals` quantized per channel of `axis`. The more large ones, the harder they are to pack."""
+    return quantize(random_reals(rng, distribution, shape), "int8", axis=axis)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from onnx import numpy_helper, parser
 from rich.console import Console
 
 import pyq
-from bench import kernels
+from bench import kernels, ranges
 from bench.__main__ import main
 from bench.machine import measure_machine
 from bench.peers import LIBRARIES, installed
@@ -363,3 +363,23 @@ def test_random_feeds() -> None:
         random_feed([ValueInfo("x", np.dtype(np.float32), (1, "W"))], [], seed=1)
     with pytest.raises(ValueError, match="input 'x' is not of numbers"):
         random_feed([ValueInfo("x", np.dtype(object), (1,))], [], seed=1)
+
+
+# --- ranges -------------------------------------------------------------------------------------------------------
+
+
+def test_smaller_ranges_are_less_accurate() -> None:
+    found = ranges.trades(MatMul(16, 32, 64), "gaussian", seed=1, seconds=0)
+    assert [(trade.qmax, trade.amax) for trade in found] == [(q, a) for q in ranges.QMAX for a in ranges.AMAX]
+    sqnr = {(trade.qmax, trade.amax): trade.sqnr for trade in found}
+    # A bit of the weights or of the activations is worth 6 dB of their own error.
+    assert sqnr[127, 255] > sqnr[127, 127] + 1
+    assert sqnr[127, 255] > sqnr[64, 255] + 3 > sqnr[64, 127] + 3
+    assert all(np.isfinite(trade.speed) and trade.speed > 0 for trade in found)
+    text = io.StringIO()
+    Console(file=text, width=100).print(ranges.table("title", found))
+    assert f"{sqnr[96, 127]:.1f} dB" in text.getvalue()
+
+
+def test_sqnr_of_a_known_error() -> None:
+    assert ranges.sqnr(np.array([3.0, 4.0]), np.array([3.0, 4.5])) == pytest.approx(20.0)  # 10 log10(25 / 0.25)
