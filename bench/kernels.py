@@ -80,8 +80,8 @@ class Tile:
         """rows [mr, steps, 4 (taps: NR)]; weights [steps, 4 (taps: 1), NR]."""
         self.kernel = kernel
         terms = "rsc,skc->rc" if kernel.layout == "taps16" else "rsk,skc->rc"
-        self.expected = np.einsum(terms, rows.astype(np.int32), weights.astype(np.int32))
-        self.size = kernel.mr * weights.size
+        self.expected = np.einsum(terms, rows.astype(np.int32), weights.astype(np.int32))[:, : kernel.nr]
+        self.size = kernel.mr * weights.size * kernel.nr // NR
         self.tile = np.zeros((kernel.mr, NR), np.int32)
         element = np.int16 if LAYOUT_NAMES.index(kernel.layout) in WORDS else np.uint8
         base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)]).astype(element)
@@ -101,7 +101,7 @@ class Tile:
         """WrongResult when the sums are not exact."""
         self.tile[:] = 0
         self.call()
-        _compare(self.kernel, self.tile, self.expected, seed)
+        _compare(self.kernel, self.tile[:, : self.kernel.nr], self.expected, seed)
 
 
 def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -158,7 +158,7 @@ def _numba_tile(
     words = base if base.dtype == np.int16 else np.empty(0, np.int16)
     data = base if base.dtype == np.uint8 else np.empty(0, np.uint8)
     chosen = ISA_NAMES.index(kernel.isa), LAYOUT_NAMES.index(kernel.layout)
-    return lambda: tiles(*chosen, data, words, starts, offsets, weights, tile)
+    return lambda: tiles(*chosen, kernel.nr, data, words, starts, offsets, weights, tile)
 
 
 class Window:

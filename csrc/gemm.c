@@ -83,9 +83,9 @@ static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *cons
                         int32_t accumulate) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
-    const pyq_kernel *k = pyq_select(s->layout, count);
+    const pyq_kernel *k = pyq_select(s->layout, s->columns, count);
     for (int64_t i = 0; i < count; i += k->mr) {
-        if (count - i < k->mr) k = pyq_select(s->layout, count - i);
+        if (count - i < k->mr) k = pyq_select(s->layout, s->columns, count - i);
         k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, accumulate);
     }
 }
@@ -94,6 +94,7 @@ static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *cons
 static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
                       const block *b) {
     _Alignas(64) int32_t tile[TILE_ROWS * PYQ_NR];
+    if (first->columns <= PYQ_NR / 2) memset(tile, 0, sizeof tile); /* what kernels for narrow panels leave alone */
     const size_t stride = (size_t)t->columns * t->element_size;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {

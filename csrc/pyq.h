@@ -7,7 +7,8 @@
  *     TAPS16        tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
- * in int32 that wraps modulo 2^32; with `accumulate`, it adds to the tile instead. Rows are bytes, but for PAIRS16 and
+ * in int32 that wraps modulo 2^32; with `accumulate`, it adds to the tile instead. Kernels for narrow panels leave the
+ * second half of the columns alone. Rows are bytes, but for PAIRS16 and
  * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
  * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
  * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
@@ -127,7 +128,7 @@ int32_t pyq_kernel_count(void);
 int32_t pyq_isa_detected(void);
 int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
-const pyq_kernel *pyq_select(int32_t layout, int64_t rows);
+const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows);
 pyq_epilogue_fn pyq_select_epilogue(void);
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
 

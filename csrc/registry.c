@@ -47,8 +47,9 @@ static int32_t detect(void) { return PYQ_ISA_SCALAR; }
 
 enum { MAX_KERNEL = 5, MAX_STRIDE = 2 }; /* of a WINDOW */
 
-/* best[layout][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
-static const pyq_kernel *best[PYQ_LAYOUTS][PYQ_MAX_MR + 1];
+/* best[layout][narrow][rows]: the kernel to use when `rows` rows are left, of a panel of at most half its columns if
+ * `narrow`. Rebuilt by pyq_set_isa, read without a lock. */
+static const pyq_kernel *best[PYQ_LAYOUTS][2][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
 static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
 static int32_t detected, current;
@@ -57,7 +58,16 @@ int32_t pyq_isa_detected(void) { return detected; }
 int32_t pyq_get_isa(void) { return current; }
 
 static int better(const pyq_kernel *k, const pyq_kernel *than) {
-    return than == NULL || k->isa > than->isa || (k->isa == than->isa && k->mr > than->mr);
+    if (than == NULL || k->isa != than->isa) return than == NULL || k->isa > than->isa;
+    return k->nr != than->nr ? k->nr < than->nr : k->mr > than->mr;
+}
+
+static void offer_tile(const pyq_kernel *k) {
+    for (int narrow = k->nr < PYQ_NR; narrow < 2; narrow++)
+        for (int rows = k->mr; rows <= PYQ_MAX_MR; rows++) {
+            const pyq_kernel **best_here = &best[k->layout][narrow][rows];
+            if (better(k, *best_here)) *best_here = k;
+        }
 }
 
 static void offer_window(const pyq_kernel *k) {
@@ -78,14 +88,13 @@ int32_t pyq_set_isa(int32_t isa) {
         if (k->isa > current) continue;
         if (k->epilogue) best_epilogue = k->epilogue; /* the rows are in the order of the instruction sets */
         if (k->window) offer_window(k);
-        for (int rows = k->mr; k->gemm && rows <= PYQ_MAX_MR; rows++)
-            if (better(k, best[k->layout][rows])) best[k->layout][rows] = k;
+        if (k->gemm) offer_tile(k);
     }
     return current;
 }
 
-const pyq_kernel *pyq_select(int32_t layout, int64_t rows) {
-    return best[layout][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
+const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows) {
+    return best[layout][columns <= PYQ_NR / 2][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
 }
 
 pyq_epilogue_fn pyq_select_epilogue(void) { return best_epilogue; }

@@ -10,7 +10,8 @@ What a turn of the loop costs for each row, and how many products it adds:
     QUADS8P4  4 steps   4 vpbroadcastd, 8 vpmaddubsw, 6 vpaddw, 2 vpmaddwd, 2 vpaddd                    256
     TAPS16    2 steps   2 loads, vpunpcklbw, vpunpckhbw, 2 vpmovzxbw, 2 vpmaddwd, 2 vpaddd               32
 
-and for each turn the loads of its weights. Zen 3 has two multiplies, two loads and four vector operations a cycle:
+and for each turn the loads of its weights. Kernels for a last panel of at most eight columns compute half of it.
+Zen 3 has two multiplies, two loads and four vector operations a cycle:
 PAIRS16, PAIRS8 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
 
 The instructions of a row are inline assembly, all in one order: LLVM, which would schedule intrinsics, moves the loads
@@ -31,22 +32,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyq.panels import (
-    LAYOUT_NAMES,
-    NR,
-    PAIRS8,
-    PAIRS8W,
-    PAIRS16,
-    QUADS8,
-    QUADS8P2,
-    QUADS8P4,
-    STEP_BYTES,
-    TAPS16,
-    WORDS,
-)
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8, PAIRS8W, PAIRS16, STEP_BYTES, TAPS16, WORDS
 
 from .host import AVX2
-from .registry import MAX_MR, MICROKERNELS
+from .registry import MAX_MR, MICROKERNELS, NARROW
 
 binding.initialize_native_asmparser()
 
@@ -81,14 +70,24 @@ MASKS = [
 """For vpshufb: bytes 0, 1 and bytes 2, 3 of each quad, with zeros between."""
 
 
-def _pair(number: int, load: str) -> str:
+def _pair(number: int, load: str) -> Part:
     """Half a quad, of which `load` makes two int16 elements."""
-    return f"""
+    text = f"""
         {load}
         vpmaddwd {{w{2 * number}}}, {{pair}}, {{product}}
         vpaddd {{product}}, {{left}}, {{left}}
         vpmaddwd {{w{2 * number + 1}}}, {{pair}}, {{pair}}
         vpaddd {{pair}}, {{right}}, {{right}}"""
+    return Part((2 * number, 2 * number + 1), text)
+
+
+def _narrow_pair(number: int, load: str) -> Part:
+    """The same for eight columns."""
+    text = f"""
+        {load}
+        vpmaddwd {{w{2 * number}}}, {{pair}}, {{pair}}
+        vpaddd {{pair}}, {{left}}, {{left}}"""
+    return Part((2 * number,), text)
 
 
 def _quads(count: int) -> Part:
@@ -114,6 +113,22 @@ def _quads(count: int) -> Part:
     return Part(kept, text)
 
 
+def _narrow_quads(count: int) -> Part:
+    """The same for eight columns. Beside six accumulators there is room for all weights."""
+    text = """
+        vpbroadcastd ({row},{offset0}), {sum}
+        vpmaddubsw {w0}, {sum}, {sum}"""
+    for i in range(1, count):
+        text += f"""
+        vpbroadcastd ({{row}},{{offset{i}}}), {{quad}}
+        vpmaddubsw {{w{2 * i}}}, {{quad}}, {{quad}}
+        vpaddw {{quad}}, {{sum}}, {{sum}}"""
+    text += """
+        vpmaddwd {ones}, {sum}, {sum}
+        vpaddd {sum}, {left}, {left}"""
+    return Part(tuple(range(0, 2 * count, 2)), text)
+
+
 TAPS = Part(
     (0, 1),
     """
@@ -128,19 +143,17 @@ TAPS = Part(
         vpaddd {tap}, {right}, {right}""",
 )
 
-PAIRS, PAIRS_OF_BYTES = (
-    [Part((2 * i, 2 * i + 1), _pair(i, load)) for i, load in enumerate(loads)] for loads in (WORD_PAIRS, BYTE_PAIRS)
-)
 TURNS = {
-    PAIRS16: (1, PAIRS),
-    PAIRS8W: (1, PAIRS),
-    PAIRS8: (1, PAIRS_OF_BYTES),
-    QUADS8: (1, [_quads(1)]),
-    QUADS8P2: (2, [_quads(2)]),
-    QUADS8P4: (4, [_quads(4)]),
-    TAPS16: (2, [TAPS]),
+    (PAIRS16, NR): (1, [_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
+    (PAIRS8W, NR): (1, [_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
+    (PAIRS8W, NARROW): (1, [_narrow_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
+    (PAIRS8, NR): (1, [_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
+    (PAIRS8, NARROW): (1, [_narrow_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
+    **{(layout, NR): (count, [_quads(count)]) for layout, count in GROUP_SIZE.items()},
+    **{(layout, NARROW): (count, [_narrow_quads(count)]) for layout, count in GROUP_SIZE.items()},
+    (TAPS16, NR): (2, [TAPS]),
 }
-"""Of each layout: steps of a turn of the loop, and its parts."""
+"""Of each layout, and columns of a tile: steps of a turn of the loop, and its parts."""
 
 
 class _Operand(int):
@@ -151,21 +164,23 @@ class _Operand(int):
 
 
 def _assemble(builder: Builder, text: str, sums: list[Value], inputs: dict[str, Value]) -> list[Value]:
-    """`left` and `right`, given as sums, after the instructions of a `Part`.
+    """`left`, and `right` if the tile has it, given as sums, after the instructions of a `Part`.
 
     Its temporaries are outputs that nobody reads; the sums before are tied to the first two outputs.
     """
     names = {name for _, name, _, _ in Formatter().parse(text) if name}
     used = [name for name in inputs if name in names]
-    outputs = ["left", "right", *sorted(names - {"left", "right", *used})]
-    numbers = {name: _Operand(i) for i, name in enumerate([*outputs, "left before", "right before", *used])}
+    halves = ["left", "right"][: len(sums)]
+    outputs = [*halves, *sorted(names - {*halves, *used})]
+    before = [f"{half} before" for half in halves]
+    numbers = {name: _Operand(i) for i, name in enumerate([*outputs, *before, *used])}
     arguments = [*sums, *(inputs[name] for name in used)]
-    places = ["x" if value.type == I32X8 else "r" for value in arguments[2:]]
-    constraints = ",".join(["=&x"] * len(outputs) + ["0", "1", *places, "~{memory}"])
+    places = ["x" if value.type == I32X8 else "r" for value in arguments[len(sums) :]]
+    constraints = ",".join(["=&x"] * len(outputs) + [*map(str, range(len(sums))), *places, "~{memory}"])
     kind = ir.FunctionType(ir.LiteralStructType([I32X8] * len(outputs)), [value.type for value in arguments])
     assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
     results = builder.call(assembly, arguments)
-    return [builder.extract_value(results, i) for i in (0, 1)]
+    return [builder.extract_value(results, i) for i in range(len(sums))]
 
 
 def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
@@ -183,8 +198,8 @@ def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> 
 def _emit_turn(
     builder: Builder, layout: int, rows: list[Value], tile: list[list[Value]], inputs: dict[str, Value]
 ) -> None:
-    """Add the products of a turn to the tile."""
-    _steps, parts = TURNS[layout]
+    """Add the products of a turn to the tile, of which each row has its columns in vectors of eight."""
+    _steps, parts = TURNS[layout, 8 * len(tile[0])]
     for part in parts:
         kept = {f"w{i}": _load_weights(builder, layout, inputs["weights"], i) for i in part.kept}
         for row, halves in zip(rows, tile, strict=True):
@@ -194,24 +209,24 @@ def _emit_turn(
                 builder.store(value, half)
 
 
-def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
-    """The function (base, rows, offsets, steps, weights, acc): add the sums of `steps` steps to mr rows of acc.
+def _microkernel(module: ir.Module, layout: int, mr: int, nr: int) -> ir.Function:
+    """The function (base, rows, offsets, steps, weights, acc): add the sums of all steps to mr rows, nr columns of acc.
 
     A function of its own, because LLVM shares out registers for a whole one.
     """
-    steps, _parts = TURNS[layout]
+    steps, _parts = TURNS[layout, nr]
     element = I16 if layout in WORDS else I8
     arguments = [element.as_pointer(), I64.as_pointer(), I32.as_pointer(), I64, I8.as_pointer(), I32.as_pointer()]
     kind = ir.FunctionType(ir.VoidType(), arguments)
-    function = ir.Function(module, kind, f"pyq_numba_avx2_{LAYOUT_NAMES[layout]}_{mr}x{NR}")
+    function = ir.Function(module, kind, f"pyq_numba_avx2_{LAYOUT_NAMES[layout]}_{mr}x{nr}")
     function.linkage = "internal"
     function.attributes.add("noinline")
     base, starts, offsets, total, weights, acc = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(mr)]
-    targets = [builder.gep(acc, [I64(8 * i)]) for i in range(2 * mr)]
+    targets = [builder.gep(acc, [I64(NR * r + c)]) for r in range(mr) for c in range(0, nr, 8)]
     halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
-    tile = [halves[2 * r : 2 * r + 2] for r in range(mr)]
+    tile = [halves[r * nr // 8 : (r + 1) * nr // 8] for r in range(mr)]
     ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
     masks = cgutils.global_constant(builder, "masks", ir.Constant(ir.ArrayType(I8, 64), MASKS[0] + MASKS[1]))
     with cgutils.for_range(builder, builder.udiv(total, I64(steps))) as turn:
@@ -230,26 +245,27 @@ def _microkernel(module: ir.Module, layout: int, mr: int) -> ir.Function:
 
 @intrinsic
 def run(
-    typing: Any, layout: Any, mr: Any, data: Any, words: Any, rows: Any, offsets: Any, weights: Any, acc: Any
+    typing: Any, layout: Any, mr: Any, nr: Any, data: Any, words: Any, rows: Any, offsets: Any, weights: Any, acc: Any
 ) -> tuple[Any, Any]:
-    """Call the microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
+    """Call the microkernel of a layout for the first mr rows and nr columns; the rest as in `tile.tiles`."""
 
     def codegen(context: Any, builder: Builder, signature: Any, arguments: list[Value]) -> Value:
-        layout, mr = arguments[:2]
+        layout, mr, nr = arguments[:3]
         data, words, rows, offsets, weights, acc = (
             context.make_array(kind)(context, builder, argument)
-            for kind, argument in zip(signature.args[2:], arguments[2:], strict=True)
+            for kind, argument in zip(signature.args[3:], arguments[3:], strict=True)
         )
         end = builder.append_basic_block()
-        choice = builder.switch(builder.add(builder.mul(layout, I64(MAX_MR + 1)), mr), end)
-        for _, number, height in (row for row in MICROKERNELS if row[0] == AVX2):
+        tile = builder.add(builder.mul(mr, I64(NR + 1)), nr)
+        choice = builder.switch(builder.add(builder.mul(layout, I64((MAX_MR + 1) * (NR + 1))), tile), end)
+        for _, number, height, width in (row for row in MICROKERNELS if row[0] == AVX2):
             with builder.goto_block(builder.append_basic_block()):
-                choice.add_case(I64(number * (MAX_MR + 1) + height), builder.block)
+                choice.add_case(I64((number * (MAX_MR + 1) + height) * (NR + 1) + width), builder.block)
                 base = words.data if number in WORDS else data.data
-                function = _microkernel(builder.module, number, height)
+                function = _microkernel(builder.module, number, height, width)
                 builder.call(function, [base, rows.data, offsets.data, offsets.nitems, weights.data, acc.data])
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(layout, mr, data, words, rows, offsets, weights, acc), codegen
+    return types.void(layout, mr, nr, data, words, rows, offsets, weights, acc), codegen

@@ -99,6 +99,16 @@ def gemm(
                 for segment in segments[first:end]:
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
-                    tiles(isa, segment.layout, data[base:], words[base:], group, steps, weights[segment.data :], acc)
+                    tiles(
+                        isa,
+                        segment.layout,
+                        panel.columns,
+                        data[base:],
+                        words[base:],
+                        group,
+                        steps,
+                        weights[segment.data :],
+                        acc,
+                    )
                 finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, *ends)
             first = end

@@ -21,20 +21,31 @@ HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
 }
 """Rows of the tiles for which there is a microkernel, by instruction set and layout."""
 
+NARROW = NR // 2
+"""Columns of the last panel up to which it is computed by kernels of their own."""
+
+NARROW_HEIGHTS = {(AVX2, layout): (4, 6) for layout in (PAIRS8W, PAIRS8, QUADS8, QUADS8P2, QUADS8P4)}
+
 MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 
-MICROKERNELS = [(isa, layout, mr) for (isa, layout), heights in HEIGHTS.items() for mr in heights]
+MICROKERNELS = [
+    (isa, layout, mr, nr)
+    for table, nr in ((HEIGHTS, NR), (NARROW_HEIGHTS, NARROW))
+    for (isa, layout), heights in table.items()
+    for mr in heights
+]
 
 
-def tallest(isa: int) -> list[list[int]]:
-    """By layout, and by how many rows are left (0 to MAX_MR): the rows of the tallest tile that fits."""
-    by_layout = [HEIGHTS[isa, layout] for layout in range(len(LAYOUT_NAMES))]
-    return [
-        [max((mr for mr in heights if mr <= left), default=0) for left in range(MAX_MR + 1)] for heights in by_layout
-    ]
+def best_tile(isa: int, layout: int, columns: int, left: int) -> tuple[int, int]:
+    """Rows and columns of the tile to compute next, of `left` rows and a panel of `columns` columns: of the narrowest
+    that suffice the tallest that fits.
+    """
+    tiles = [(nr, -mr) for other, number, mr, nr in MICROKERNELS if (other, number) == (isa, layout)]
+    nr, mr = min(((nr, mr) for nr, mr in tiles if nr >= columns and -mr <= left), default=(NR, 0))
+    return -mr, nr
 
 
-def _record(operation: str, name: str, isa: int, layout: str, mr: int, p: int) -> dict[str, Any]:
+def _record(operation: str, name: str, isa: int, layout: str, mr: int, nr: int, p: int) -> dict[str, Any]:
     return {
         "name": f"numba_{name}",
         "operation": operation,
@@ -42,7 +53,7 @@ def _record(operation: str, name: str, isa: int, layout: str, mr: int, p: int) -
         "isa": ISA_NAMES[isa],
         "layout": layout,
         "mr": mr,
-        "nr": NR,
+        "nr": nr,
         "p": p,
         "runnable": isa in available_isas(),
     }
@@ -51,14 +62,14 @@ def _record(operation: str, name: str, isa: int, layout: str, mr: int, p: int) -
 def kernels() -> list[dict[str, Any]]:
     """A record for each kernel, with the fields of `pyq.kernels_available()`.
 
-    `tile.tiles(isa, layout, ...)` with `mr` rows runs the microkernel of a record and no other. The last record is
+    `tile.tiles(isa, layout, nr, ...)` with `mr` rows runs the microkernel of a record and no other. The last record is
     the epilogue, `epilogue.finish`: loops that LLVM vectorizes for the target.
     """
     records = []
-    for isa, layout, mr in MICROKERNELS:
+    for isa, layout, mr, nr in MICROKERNELS:
         operation = "depthwise" if layout == TAPS16 else "gemm"
         name = LAYOUT_NAMES[layout]
         records.append(
-            _record(operation, f"{ISA_NAMES[isa]}_{name}_{mr}x{NR}", isa, name, mr, GROUP_SIZE.get(layout, 1))
+            _record(operation, f"{ISA_NAMES[isa]}_{name}_{mr}x{nr}", isa, name, mr, nr, GROUP_SIZE.get(layout, 1))
         )
-    return [*records, _record("requantize", "requantize", SCALAR, "", 0, 0)]
+    return [*records, _record("requantize", "requantize", SCALAR, "", 0, NR, 0)]

@@ -52,11 +52,19 @@ def _taps(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32s)
 
 @jit()
 def run(
-    layout: int, mr: int, data: Bytes, words: Int16s, rows: Int64s, offsets: Int32s, weights: Bytes, acc: Int32s
+    layout: int,
+    mr: int,
+    nr: int,
+    data: Bytes,
+    words: Int16s,
+    rows: Int64s,
+    offsets: Int32s,
+    weights: Bytes,
+    acc: Int32s,
 ) -> None:
-    """The microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
+    """The microkernel of a layout for the first mr rows and nr columns; the rest as in `tile.tiles`."""
     for r in range(mr):
-        row, sums = rows[r], acc[r]
+        row, sums = rows[r], acc[r, :nr]
         if layout == PAIRS16:
             _pairs(words, row, offsets, weights.view(np.int16), sums)
         elif layout == PAIRS8W:

@@ -25,6 +25,7 @@ SOURCES = [
     "csrc/x86/avx2_depthwise.c",
     "csrc/x86/avx2_elementwise.c",
     "csrc/x86/avx2_gemm.c",
+    "csrc/x86/avx2_narrow.c",
     "csrc/x86/avx2_pool.c",
     "csrc/x86/avx2_requantize.c",
     "csrc/x86/avx2_transpose.c",

@@ -34,7 +34,7 @@ def random_reals(rng: np.random.Generator, distribution: str, shape: Sequence[in
 
 
 def random_weights(rng: np.random.Generator, distribution: str, shape: Sequence[int], axis: int) -> QTensor:
-    """int8 weights, `random_reals` quantized per channel of `axis`. The more large ones, the harder they are to pack."""
+    """int8 weights, `random_reals` quantized per channel of `axis`. Large ones are hard to pack."""
     return quantize(random_reals(rng, distribution, shape), "int8", axis=axis)
 
 

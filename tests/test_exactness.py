@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pyq
 from pyq import ops
 from pyq.packing import pack
+from pyq.panels import LAYOUT_NAMES
 from pyq.tensor import QTensor
 
 BACKENDS = pyq.available_backends()
@@ -119,6 +120,29 @@ def test_packed_weights(backend: str, seed: int, m: int, k: int, n: int, mix: tu
         assert_same(ops.matmul_integer(a, w, za), matmul(a, b, za, zb), f"{backend} {w.certificate}")
 
 
+@every_backend
+def test_narrow_last_panels(backend: str, rng: np.random.Generator) -> None:
+    """Up to eight columns have kernels of their own, in every layout that such a panel can have."""
+    layouts = set()
+    for columns, spread, amax in (
+        (1, 60, 255),
+        (7, 12, 255),
+        (8, 25, 127),
+        (24, 30, 255),
+        (120, 1e9, 255),
+        (9, 9, 255),
+    ):
+        b = rng.laplace(0, spread, (192, columns)).round().clip(-127, 127).astype(np.int8)
+        w = pack(QTensor(b, 1.0), amax=amax)
+        layouts |= {LAYOUT_NAMES[segment["layout"]] for segment in w.segments if segment["columns"] <= 8}
+        for rows in range(1, 15):
+            a = rng.choice([0, 1, amax], (rows, 192)).astype(np.uint8)
+            with pyq.use_backend(backend):
+                assert_same(ops.matmul_integer(a, w, 3), matmul(a, b, 3), f"{backend} {rows} rows {w.certificate}")
+    assert layouts == ({"pairs8w", "pairs8", "quads8", "quads8p2", "quads8p4"} if "c" in BACKENDS else {"pairs16"})
+
+
+@every_backend
 def test_activations_of_any_strides(backend: str, rng: np.random.Generator) -> None:
     b = full_range(rng, (24, 20), "int8")
     whole = full_range(rng, (50, 60), "uint8")

@@ -30,7 +30,7 @@ def test_a_target_without_avx2_gets_plain_loops() -> None:
         "import numpy as np; from pyq.kernels import host, tile; "
         "from pyq.panels import TAPS16; "
         "acc = np.zeros((1, 16), np.int32); "
-        "tile.tiles(host.AVX2, TAPS16, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
+        "tile.tiles(host.AVX2, TAPS16, 16, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
         "np.array([0, 16], np.int32), np.full(32, 5, np.int16).view(np.uint8), acc); "
         "print(host.available_isas(), host.default_isa(), set(acc.ravel().tolist()))"
     )
@@ -89,7 +89,7 @@ def test_no_microkernel_keeps_vectors_on_the_stack(tmp_path: Path) -> None:
     """But for one that is added here: five rows of QUADS8P4 need 18 registers where there are 16."""
     code = (
         "from pyq.kernels import host, registry; from pyq.panels import QUADS8P4; "
-        "registry.MICROKERNELS.append((host.AVX2, QUADS8P4, 5)); "
+        "registry.MICROKERNELS.append((host.AVX2, QUADS8P4, 5, 16)); "
         "from pyq.kernels.tile import tiles; print(tiles.inspect_asm(tiles.signatures[0]))"
     )
     assembly = run_python(code, NUMBA_CACHE_DIR=str(tmp_path))  # code from the cache has no listing
