@@ -115,20 +115,30 @@ ALWAYS_INLINE TARGET_AVX2 void quantize(const int32_t *tile, int64_t rows, const
     }
 }
 
-/* `clamped`: packing_clamps. `s`, with it `residual`, and `table` may be NULL, which the compiler sees. */
+/* The first `rows` of TOGETHER rows. `clamped`: packing_clamps. `s`, with it `residual`, and `table` may be NULL, which the
+ * compiler sees. */
+ALWAYS_INLINE TARGET_AVX2 void store_together(const int32_t *tile, int64_t rows, const columns *c, const bounds *b,
+                                              const int clamped, const sum *s, const uint8_t *table,
+                                              const uint8_t *residual, uint8_t *out, int64_t stride) {
+    __m256i bytes[TOGETHER / 2];
+    quantize(tile, rows, c, b, clamped, s, residual, stride, bytes);
+    UNROLL for (int i = 0; i < TOGETHER / 2; i++) {
+        const __m256i y = table ? lookup_32(table, bytes[i]) : bytes[i];
+        if (rows > 2 * i) _mm_storeu_si128((__m128i *)(out + 2 * i * stride), _mm256_castsi256_si128(y));
+        if (rows > 2 * i + 1)
+            _mm_storeu_si128((__m128i *)(out + (2 * i + 1) * stride), _mm256_extracti128_si256(y, 1));
+    }
+}
+
 ALWAYS_INLINE TARGET_AVX2 void store_bytes(const int32_t *tile, int64_t rows, const columns *c, const bounds *b,
                                            const int clamped, const sum *s, const uint8_t *table,
                                            const uint8_t *residual, uint8_t *out, int64_t stride) {
     for (int64_t left = rows; left > 0; left -= TOGETHER, tile += TOGETHER * PYQ_NR, out += TOGETHER * stride) {
-        __m256i bytes[TOGETHER / 2];
-        quantize(tile, left, c, b, clamped, s, residual, stride, bytes);
+        if (left >= TOGETHER) /* without conditions in it: they would be a third of the instructions */
+            store_together(tile, TOGETHER, c, b, clamped, s, table, residual, out, stride);
+        else
+            store_together(tile, left, c, b, clamped, s, table, residual, out, stride);
         if (s) residual += TOGETHER * stride;
-        UNROLL for (int i = 0; i < TOGETHER / 2; i++) {
-            const __m256i y = table ? lookup_32(table, bytes[i]) : bytes[i];
-            if (left > 2 * i) _mm_storeu_si128((__m128i *)(out + 2 * i * stride), _mm256_castsi256_si128(y));
-            if (left > 2 * i + 1)
-                _mm_storeu_si128((__m128i *)(out + (2 * i + 1) * stride), _mm256_extracti128_si256(y, 1));
-        }
     }
 }
 
