@@ -34,9 +34,10 @@ static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64
     const int64_t *size = rows->size, *stride = rows->stride;
     int64_t w = first % size[2], h = first / size[2] % size[1], d = first / size[2] / size[1] % size[0];
     int64_t n = first / size[2] / size[1] / size[0];
-    for (int64_t i = 0; i < count; i++) {
-        start[i] = n * rows->stride_n + d * stride[0] + h * stride[1] + w * stride[2];
-        if (++w < size[2]) continue;
+    for (int64_t i = 0, run; i < count; i += run) {
+        const int64_t at = n * rows->stride_n + d * stride[0] + h * stride[1] + w * stride[2];
+        run = size[2] - w < count - i ? size[2] - w : count - i;
+        for (int64_t r = 0; r < run; r++) start[i + r] = at + r * stride[2];
         w = 0;
         if (++h < size[1]) continue;
         h = 0;
