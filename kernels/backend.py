@@ -94,7 +94,7 @@ class NumbaBackend(KernelBackend):
         residual: NDArray[Any] | None,
     ) -> None:
         finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
-        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.GROUP, NR), np.int32)
+        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.TILE_ROWS, NR), np.int32)
         ends = finish, _bytes(residual), _bytes(out)
         gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *ends)
 

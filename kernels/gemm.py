@@ -23,7 +23,11 @@ BLOCK = 192
 """Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words. A multiple of GROUP, so that only the last block
 has tails."""
 GROUP = 12
-"""Rows that share an epilogue: a multiple of the tallest tiles, of 4 and of 6."""
+"""A multiple of the rows of the tallest kernels, of 4 and of 6."""
+TILE_ROWS = 4 * GROUP
+"""Rows, at most, of which the epilogue is run at once."""
+TILE_BYTES = 6 << 10
+"""What these read of the activations, at most, so that it fits the L1 cache beside the weights."""
 
 Four = tuple[int, int, int, int]
 
@@ -45,6 +49,15 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
     while end < len(segments) and segments[end].column == segments[first].column:
         end += 1
     return end
+
+
+@jit()
+def _tile_rows(segments: NDArray[Any]) -> int:
+    """Rows to compute at once: the more, the fewer products make a sum."""
+    steps = 0
+    for segment in segments[: _panel_end(segments, 0)]:
+        steps += segment.steps
+    return GROUP * max(1, min(TILE_ROWS // GROUP, TILE_BYTES // (4 * steps * GROUP + 1)))
 
 
 @jit(
@@ -86,6 +99,7 @@ def gemm(
     """
     ends = epilogue, residual, out
     total = size[0] * size[1] * size[2] * size[3]
+    tile_rows = _tile_rows(segments)
     for block in range(0, total, BLOCK):
         count = min(BLOCK, total - block)
         _row_starts(rows[:count], block, size, strides)
@@ -93,9 +107,9 @@ def gemm(
         while first < len(segments):
             end = _panel_end(segments, first)
             panel = segments[first]
-            for i in range(0, count, GROUP):
-                group = rows[i : min(i + GROUP, count)]
-                acc[:] = 0
+            for i in range(0, count, tile_rows):
+                group = rows[i : min(i + tile_rows, count)]
+                acc[: len(group)] = 0
                 for segment in segments[first:end]:
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
