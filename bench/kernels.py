@@ -23,7 +23,7 @@ from pyq.lowering import SLACK, lower_epilogue
 from pyq.panels import LAYOUT_NAMES, NR, WORDS
 
 STEPS = {  # of the short and of the long call
-    **dict.fromkeys(("pairs16", "pairs8w", "pairs8"), (16, 112)),
+    **dict.fromkeys(("pairs16", "pairs8w", "quads32"), (16, 112)),
     **dict.fromkeys(("quads8", "quads8p2", "quads8p4"), (16, 208)),
     "taps16": (16, 256),
 }
@@ -113,7 +113,7 @@ def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
         panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2)
     else:
         panel = weights.transpose(0, 2, 1)
-    return np.ascontiguousarray(panel, np.int16 if layout.endswith("16") else np.int8).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(panel, np.int16 if layout in ("pairs16", "taps16") else np.int8).reshape(-1).view(np.uint8)
 
 
 def _c_tile(

@@ -9,6 +9,13 @@
 #define PYQ_HAVE_AVX2 0
 #endif
 
+#if PYQ_HAVE_AVX2 && ((defined(__clang__) && __clang_major__ >= 7) || (!defined(__clang__) && __GNUC__ >= 8))
+#define PYQ_HAVE_AVX512VNNI 1
+#define TARGET_AVX512VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#else
+#define PYQ_HAVE_AVX512VNNI 0
+#endif
+
 /* Before a loop over the rows of a tile. gcc keeps an array in registers only if the loops over it unroll early. */
 #define UNROLL _Pragma("GCC unroll 16")
 #define ALWAYS_INLINE static inline __attribute__((always_inline))

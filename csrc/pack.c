@@ -3,13 +3,15 @@
  * vpmaddubsw adds two u8 * s8 products in int16 and saturates. With activations up to amax a lane is exact whatever
  * the activations are if amax * (sum of its positive weights) <= 32767 and amax * (sum of |its negative weights|) <=
  * 32767. Weights are constants, so this is decided here, once:
- *   1. a quad with a lane that breaks the bound by itself is widened to 32 bits at once (PAIRS8);
+ *   1. a quad with a lane that breaks the bound by itself is widened to 32 bits at once (QUADS32);
  *   2. the other quads are bin-packed, heaviest first, into pairs whose lanes keep the bound together (QUADS8P2), and
  *      pairs into fours (QUADS8P4); who finds no mate stays alone (QUADS8).
  * A panel is then up to four segments, one for each layout. Where many quads widen, it is cheaper to widen the
  * activations beforehand, once for all panels (PAIRS8W); where nearly all do, to widen all quads of the panel. What is
  * cheapest is told by the measured cost of a step. A panel whose folded weights do not fit int8 is PAIRS16. The order of
  * quads costs nothing: each has its offset.
+ *
+ * Where vpdpbusd adds products of bytes in 32 bits nothing is gained by a proof: all quads are QUADS32.
  */
 #include "isa.h"
 #include "pyq.h"
@@ -29,7 +31,7 @@ enum {
 /* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
  * beside its steps, for its accumulators; the widening of a quad of activations; and what it costs a panel that a quad
  * is in the caches in both forms (from products of 512 to 3072 rows). */
-static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_PAIRS8] = 0.94f,
+static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_QUADS32] = 0.94f,
                                         [PYQ_QUADS8] = 0.67f,   [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
 static const float SEGMENT = 1.5f, WIDEN = 0.2f, BOTH = 0.018f;
 
@@ -127,35 +129,40 @@ static void split_fours(list *fours, list *pairs) {
 
 /* A few groups are not worth a segment of their own. Pairs can stay pairs, and a single quad be paired with zeros. */
 static void drop_small_segments(plan *p) {
-    list *alone = &p->of[PYQ_QUADS8], *pairs = &p->of[PYQ_QUADS8P2], *wide = &p->of[PYQ_PAIRS8];
+    list *alone = &p->of[PYQ_QUADS8], *pairs = &p->of[PYQ_QUADS8P2], *wide = &p->of[PYQ_QUADS32];
     list *fours = &p->of[PYQ_QUADS8P4];
     if (pairs->count && 4 * (STEP[PYQ_QUADS8P2] - STEP[PYQ_QUADS8P4]) * (float)fours->count < SEGMENT)
         split_fours(fours, pairs);
     const float own = segment_cost(PYQ_QUADS8, alone->count, 1);
-    if (wide->count && STEP[PYQ_PAIRS8] * (float)alone->count < own)
+    if (wide->count && STEP[PYQ_QUADS32] * (float)alone->count < own)
         move_all(alone, wide);
     else if (pairs->count && 2 * STEP[PYQ_QUADS8P2] * (float)alone->count < own)
         move_all(alone, pairs);
 }
 
 static void set_cost(plan *p) {
-    p->cost = segment_cost(PYQ_PAIRS8, p->of[PYQ_PAIRS8].count, 1) + segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
+    p->cost = segment_cost(PYQ_QUADS32, p->of[PYQ_QUADS32].count, 1) + segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
               segment_cost(PYQ_QUADS8P2, p->of[PYQ_QUADS8P2].count, 2) +
               segment_cost(PYQ_QUADS8P4, p->of[PYQ_QUADS8P4].count, 4);
 }
 
-static int load_items(item *items, const int16_t *w, int64_t quads, int64_t columns, int64_t first, int64_t n) {
+/* A quad of `n` columns, zero padded; returns whether its weights fit int8. */
+static int load_quad(const int16_t *w, int64_t columns, int64_t n, int8_t *to) {
+    int fits = 1;
+    if (n < PYQ_NR) memset(to, 0, QUAD);
+    for (int k = 0; k < 4; k++, w += columns)
+        for (int64_t c = 0; c < n; c++) {
+            fits &= w[c] >= -128 && w[c] <= 127;
+            to[4 * c + k] = (int8_t)w[c];
+        }
+    return fits;
+}
+
+static int load_items(item *items, const int16_t *w, int64_t quads, int64_t columns, int64_t n) {
     for (int64_t q = 0; q < quads; q++) {
-        item *it = &items[q];
-        it->quad = (int32_t)q;
-        memset(it->w, 0, sizeof it->w);
-        for (int k = 0; k < 4; k++)
-            for (int64_t c = 0; c < n; c++) {
-                int16_t value = w[(4 * q + k) * columns + first + c];
-                if (value < -128 || value > 127) return 0;
-                it->w[4 * c + k] = (int8_t)value;
-            }
-        measure(it);
+        items[q].quad = (int32_t)q;
+        if (!load_quad(w + 4 * q * columns, columns, n, items[q].w)) return 0;
+        measure(&items[q]);
     }
     return 1;
 }
@@ -165,7 +172,7 @@ static list rest_of(const list *l) { return (list){l->items + l->count, 0}; }
 
 /* Share out the items of quads [first, last). */
 static void share_out(plan *p, item *items, int64_t first, int64_t last, int bound) {
-    list *wide = &p->of[PYQ_PAIRS8];
+    list *wide = &p->of[PYQ_QUADS32];
     list alone = rest_of(&p->of[PYQ_QUADS8]), pairs = rest_of(&p->of[PYQ_QUADS8P2]), fours = rest_of(&p->of[PYQ_QUADS8P4]);
     for (item *it = items + first; it < items + last; it++) {
         list *to = it->heaviest > bound ? wide : &alone;
@@ -218,6 +225,17 @@ static void store_pairs16(const int16_t *w, int64_t quads, int64_t columns, cons
     }
 }
 
+/* Returns whether all weights fit int8. */
+static int store_quads32(const int16_t *w, int64_t quads, int64_t columns, const pyq_segment *s, int32_t *order,
+                         uint8_t *data) {
+    int fits = 1;
+    for (int64_t q = 0; q < quads && fits; q++) {
+        order[q] = (int32_t)q;
+        fits = load_quad(w + 4 * q * columns + s->column, columns, s->columns, (int8_t *)data + q * QUAD);
+    }
+    return fits;
+}
+
 static void store_pair8(const int8_t *w, int8_t *to) {
     for (int half = 0; half < 2; half++)
         for (int c = 0; c < PYQ_NR; c++)
@@ -235,7 +253,7 @@ static int32_t store_groups(const list *groups, int layout, int32_t *order, uint
             order[steps] = it ? it->quad : groups->items[i]->quad;
             if (!it)
                 memset(to, 0, QUAD);
-            else if (layout <= PYQ_PAIRS8)
+            else if (layout == PYQ_PAIRS8W)
                 store_pair8(it->w, to);
             else
                 memcpy(to, it->w, QUAD);
@@ -266,7 +284,7 @@ static int64_t store_plan(const plan *p, pyq_segment *s, int32_t *order, uint8_t
 typedef struct {
     const int16_t *w;
     int64_t quads, columns, own_quads;
-    int bound;
+    int bound, adds32;     /* adds32: the CPU adds products of bytes in 32 bits */
     float most;            /* a panel that costs more is widened */
     pyq_segment *segments; /* MAX_SEGMENTS for a panel; their data and order count from the panel's own room */
     int32_t *order;
@@ -276,40 +294,46 @@ typedef struct {
     float *costs;
 } job;
 
-static void store_panel(const job *j, int64_t panel, const plan *p, item *items) {
+/* By the plan, or, where there is none, in the one layout that needs none. */
+static void store_panel(const job *j, int64_t panel, const plan *p) {
     pyq_segment *s = j->segments + panel * MAX_SEGMENTS;
     const int64_t column = panel * PYQ_NR, left = j->columns - column;
     *s = (pyq_segment){.column = (int32_t)column, .columns = (int32_t)(left < PYQ_NR ? left : PYQ_NR)};
     int32_t *order = j->order + panel * j->order_room;
     uint8_t *data = j->data + panel * j->data_room;
-    if (items) {
+    if (p) {
         j->counts[panel] = (int32_t)store_plan(p, s, order, data);
         j->costs[panel] = p->cost;
         return;
     }
-    store_pairs16(j->w, j->quads, j->columns, s, order, data);
+    const int bytes = j->adds32 && store_quads32(j->w, j->quads, j->columns, s, order, data);
+    if (!bytes) store_pairs16(j->w, j->quads, j->columns, s, order, data);
     s->steps = (int32_t)j->quads;
-    s->layout = PYQ_PAIRS16;
+    s->layout = bytes ? PYQ_QUADS32 : PYQ_PAIRS16;
     j->counts[panel] = 1;
-    j->costs[panel] = segment_cost(PYQ_PAIRS16, j->quads, 1);
+    j->costs[panel] = segment_cost(s->layout, j->quads, 1);
 }
 
 /* Pack a panel that costs more than `most`: at first every panel does. */
 static void pack_panel(void *context, int64_t panel) {
     const job *j = context;
     if (j->costs[panel] <= j->most) return;
+    if (j->adds32) {
+        store_panel(j, panel, NULL);
+        return;
+    }
     const size_t quads = (size_t)j->quads;
     const int64_t column = panel * PYQ_NR, left = j->columns - column;
     item *items = malloc(quads * sizeof *items), **lists = malloc(5 * quads * sizeof *lists);
     plan p = {0};
     for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * quads;
     /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
-    const int fits8 = items && lists && load_items(items, j->w, j->quads, j->columns, column, left < PYQ_NR ? left : PYQ_NR);
+    const int fits8 = items && lists && load_items(items, j->w + column, j->quads, j->columns, left < PYQ_NR ? left : PYQ_NR);
     if (fits8 && j->most < 0)
         make_plan(&p, items, j->quads, j->bound);
     else if (fits8)
         widen_all(&p, items, j->quads);
-    store_panel(j, panel, &p, fits8 ? items : NULL);
+    store_panel(j, panel, fits8 ? &p : NULL);
     free(items);
     free(lists);
 }
@@ -317,21 +341,24 @@ static void pack_panel(void *context, int64_t panel) {
 /* The segment of a panel whose kernel widens activations, or NULL. */
 static pyq_segment *widening_segment(const job *j, int64_t panel) {
     pyq_segment *s = j->segments + panel * MAX_SEGMENTS, *end = s + j->counts[panel];
-    while (s < end && s->layout != PYQ_PAIRS8) s++;
+    while (s < end && s->layout != PYQ_QUADS32) s++;
     return s < end ? s : NULL;
 }
 
-/* What a panel costs when its activations come widened as well; its weights lie the same then. */
+/* What a panel costs when its activations come widened as well. */
 static float cost_with_words(const job *j, int64_t panel) {
     const pyq_segment *s = widening_segment(j, panel);
     if (!s) return j->costs[panel];
-    return j->costs[panel] - (STEP[PYQ_PAIRS8] - STEP[PYQ_PAIRS8W]) * (float)s->steps + BOTH * (float)j->own_quads;
+    return j->costs[panel] - (STEP[PYQ_QUADS32] - STEP[PYQ_PAIRS8W]) * (float)s->steps + BOTH * (float)j->own_quads;
 }
 
 static void use_words(const job *j, int64_t panel) {
     const float cost = cost_with_words(j, panel);
     if (cost >= j->costs[panel] || cost >= j->most) return;
-    widening_segment(j, panel)->layout = PYQ_PAIRS8W;
+    pyq_segment *s = widening_segment(j, panel);
+    int8_t *to = (int8_t *)j->data + panel * j->data_room + s->data, quad[QUAD];
+    for (int32_t i = 0; i < s->steps; i++, to += QUAD) memcpy(quad, to, QUAD), store_pair8(quad, to);
+    s->layout = PYQ_PAIRS8W;
     j->costs[panel] = cost;
 }
 
@@ -343,6 +370,7 @@ static void pack_panels(job *j, int64_t panels) {
     j->most = -1;
     for (int64_t p = 0; p < panels; p++) j->costs[p] = 0;
     pyq_parallel(pack_panel, j, panels);
+    if (j->adds32) return;
     for (int64_t p = 0; p < panels; p++) {
         const float words = cost_with_words(j, p), least = words < widened ? words : widened;
         if (j->segments[p * MAX_SEGMENTS].layout == PYQ_PAIRS16)
@@ -365,10 +393,18 @@ static int64_t close_gaps(const job *j, int64_t panels) {
         const pyq_segment *s = j->segments + p * MAX_SEGMENTS;
         for (int32_t i = 0; i < j->counts[p]; i++, s++) {
             pyq_segment to = *s;
+            const int32_t *order = j->order + p * j->order_room + s->order;
+            const size_t order_size = (size_t)s->steps * sizeof *order;
             to.data = used, to.order = (int32_t)entries;
             memmove(j->data + used, j->data + p * j->data_room + s->data, (size_t)segment_bytes(s));
-            memmove(j->order + entries, j->order + p * j->order_room + s->order, (size_t)s->steps * sizeof *j->order);
-            used += segment_bytes(s), entries += s->steps;
+            used += segment_bytes(s);
+            if (count && j->segments[count - 1].steps == s->steps &&
+                !memcmp(order, j->order + j->segments[count - 1].order, order_size)) {
+                to.order = j->segments[count - 1].order; /* the fewer lists, the less a row reads beside its weights */
+            } else {
+                memmove(j->order + entries, order, order_size);
+                entries += s->steps;
+            }
             j->segments[count++] = to;
         }
     }
@@ -376,14 +412,16 @@ static int64_t close_gaps(const job *j, int64_t panels) {
 }
 
 /* Pack w[4 * quads][columns], folded weights in [-255, 255]; `quads` >= 1. `own_quads`: how many quads of activations a
- * row does not share with its neighbours, as those of a convolution share most. For each of the ceil(columns / PYQ_NR) panels,
- * segments has room for 4, order for quads + 4 and data for 128 * quads + 256 bytes. What is used of them follows
- * each other without gaps. Returns the number of segments, 0 when there is no memory. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax,
+ * row does not share with its neighbours, as those of a convolution share most. `isa`: of the CPU that is to run it. For
+ * each of the ceil(columns / PYQ_NR) panels, segments has room for 4, order for quads + 4 and data for 128 * quads + 256
+ * bytes. What is used of them follows each other without gaps. Returns the number of segments, 0 when there is no
+ * memory. */
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax, int32_t isa,
                  pyq_segment *segments, int32_t *order, uint8_t *data) {
     const int64_t panels = (columns + PYQ_NR - 1) / PYQ_NR;
     const int bound = 32767 / amax;
     job j = {.w = w, .quads = quads, .columns = columns, .own_quads = own_quads, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
+    j.adds32 = isa >= PYQ_ISA_AVX512VNNI;
     j.segments = segments, j.order = order, j.data = data;
     j.order_room = quads + 4, j.data_room = 128 * quads + 256;
     j.counts = malloc((size_t)panels * sizeof *j.counts);

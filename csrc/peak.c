@@ -23,6 +23,19 @@ TARGET_AVX2 static int64_t multiply_avx2(int64_t iterations) {
     return iterations * CHAINS * 32;
 }
 
+#if PYQ_HAVE_AVX512VNNI
+/* vpdpbusd: 64 products of bytes, added up four by four. */
+TARGET_AVX512VNNI static int64_t multiply_avx512vnni(int64_t iterations) {
+    __m512i x[CHAINS] = {0};
+    for (int64_t i = 0; i < iterations; i++) {
+#define MULTIPLY(chain) __asm__ volatile("vpdpbusd %0, %0, %0" : "+x"(x[chain]));
+        REPEAT_CHAINS(MULTIPLY)
+#undef MULTIPLY
+    }
+    return iterations * CHAINS * 64;
+}
+#endif
+
 /* pmaddwd: 8 products of 16-bit words, the most that SSE2, which every x86-64 has, can do. */
 __attribute__((target("sse2"))) static int64_t multiply_scalar(int64_t iterations) {
     __m128i x[CHAINS] = {0};
@@ -47,6 +60,9 @@ int64_t pyq_dependent_adds(int64_t iterations) {
 
 int64_t pyq_multiplies(int32_t isa, int64_t iterations) {
     if (isa == PYQ_ISA_SCALAR) return multiply_scalar(iterations);
+#if PYQ_HAVE_AVX512VNNI
+    if (isa == PYQ_ISA_AVX512VNNI) return multiply_avx512vnni(iterations);
+#endif
     return isa == PYQ_ISA_AVX2 ? multiply_avx2(iterations) : 0;
 }
 #else

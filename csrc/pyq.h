@@ -28,15 +28,15 @@
 enum {
     PYQ_PAIRS16,  /* int16 [steps][2][NR][2]: elements (0, 1) of a quad, then (2, 3). Always exact. */
     PYQ_PAIRS8W,  /* int8 [steps][2][NR][2]: the same, widened by the kernel. */
-    PYQ_PAIRS8,   /* the same, but the kernel widens the activations too. */
-    PYQ_QUADS8,   /* int8 [steps][NR][4]: the pack proved that the sums of a quad's pairs fit in 16 bits. */
-    PYQ_QUADS8P2, /* the same, and that those of groups of two quads together do. */
+    PYQ_QUADS32,  /* int8 [steps][NR][4]: nothing is proved, products are added in 32 bits. Always exact. */
+    PYQ_QUADS8,   /* the same bytes: the pack proved that the sums of a quad's pairs fit in 16 bits. */
+    PYQ_QUADS8P2, /* and that those of groups of two quads together do. */
     PYQ_QUADS8P4, /* of groups of four. */
     PYQ_TAPS16,   /* int16 [steps / 2][NR][2]: depthwise; two taps of NR neighbouring channels. */
     PYQ_LAYOUTS
 };
 
-enum { PYQ_ISA_SCALAR, PYQ_ISA_AVX2, PYQ_ISAS };
+enum { PYQ_ISA_SCALAR, PYQ_ISA_AVX2, PYQ_ISA_AVX512VNNI, PYQ_ISAS };
 enum { PYQ_OUT_INT32, PYQ_OUT_FLOAT32, PYQ_OUT_QUANTIZED };
 enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE };
 
@@ -161,7 +161,7 @@ int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, const uint8
 void pyq_depthwise(const pyq_call *call, const uint8_t *images, int64_t count, const uint8_t *zeros, void *out);
 
 /* pack.c: returns the number of segments; see there for the sizes of the buffers. */
-int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax,
+int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax, int32_t isa,
                  pyq_segment *segments, int32_t *order, uint8_t *data);
 
 void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,

@@ -31,19 +31,26 @@ int32_t pyq_kernel_count(void) { return (int32_t)(sizeof pyq_kernels / sizeof py
 #if PYQ_HAVE_AVX2
 #include <cpuid.h>
 
+static const unsigned SAVES_AVX = 0x06, SAVES_AVX512 = 0xe6;       /* XCR0: SSE and AVX state; and masks, all of ZMM */
+static const unsigned AVX2 = 1u << 5;                              /* EBX of CPUID leaf 7 */
+static const unsigned AVX512 = 1u << 16 | 1u << 30 | 1u << 31;     /* F, BW and VL */
+static const unsigned VNNI = 1u << 11;                             /* ECX */
+
 /* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. */
 static int32_t detect(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return PYQ_ISA_SCALAR; /* OSXSAVE */
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    if ((low & 6) != 6) return PYQ_ISA_SCALAR; /* SSE and AVX state */
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return PYQ_ISA_SCALAR;
-    return b & (1u << 5) ? PYQ_ISA_AVX2 : PYQ_ISA_SCALAR;
+    if ((low & SAVES_AVX) != SAVES_AVX || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2)) return PYQ_ISA_SCALAR;
+    const int wide = (low & SAVES_AVX512) == SAVES_AVX512 && (b & AVX512) == AVX512 && (c & VNNI);
+    return wide && PYQ_HAVE_AVX512VNNI ? PYQ_ISA_AVX512VNNI : PYQ_ISA_AVX2;
 }
 #else
 static int32_t detect(void) { return PYQ_ISA_SCALAR; }
 #endif
+
+static const char *const NAMES[PYQ_ISAS] = {"scalar", "avx2", "avx512vnni"}; /* in PYQ_ISA */
 
 enum { MAX_KERNEL = 5, MAX_STRIDE = 2 }; /* of a WINDOW */
 
@@ -106,5 +113,8 @@ const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixe
 __attribute__((constructor)) static void initialize(void) {
     detected = detect();
     const char *cap = getenv("PYQ_ISA");
-    pyq_set_isa(cap && strcmp(cap, "scalar") == 0 ? PYQ_ISA_SCALAR : PYQ_ISA_AVX2);
+    int32_t isa = PYQ_ISAS - 1;
+    for (int32_t i = 0; cap && i < PYQ_ISAS; i++)
+        if (strcmp(cap, NAMES[i]) == 0) isa = i;
+    pyq_set_isa(isa);
 }

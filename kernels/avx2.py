@@ -4,7 +4,7 @@ What a turn of the loop costs for each row, and how many products it adds:
 
     PAIRS16   1 step    2 vpbroadcastd, 4 vpmaddwd, 4 vpaddd                                             64
     PAIRS8W   1 step    the same; and for all rows 4 vpmovsxbw, which widen the weights                  64
-    PAIRS8    1 step    the same and 2 vpshufb, which widen the activations too                          64
+    QUADS32   1 step    the same, 1 vpand, 1 vpsrlw, which make pairs of bytes; 6 shifts for the weights   64
     QUADS8    1 step    1 vpbroadcastd, 2 vpmaddubsw, 2 vpmaddwd, 2 vpaddd                               64
     QUADS8P2  2 steps   2 vpbroadcastd, 4 vpmaddubsw, 2 vpaddw, 2 vpmaddwd, 2 vpaddd                    128
     QUADS8P4  4 steps   4 vpbroadcastd, 8 vpmaddubsw, 6 vpaddw, 2 vpmaddwd, 2 vpaddd                    256
@@ -12,12 +12,12 @@ What a turn of the loop costs for each row, and how many products it adds:
 
 and for each turn the loads of its weights. Kernels for a last panel of at most eight columns compute half of it.
 Zen 3 has two multiplies, two loads and four vector operations a cycle:
-PAIRS16, PAIRS8 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
+PAIRS16, QUADS32 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
 
 The instructions of a row are inline assembly, all in one order: LLVM, which would schedule intrinsics, moves the loads
 of weights and the products of several rows together, and then spills accumulators.
 
-Exactness. PAIRS16, PAIRS8W, PAIRS8, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
+Exactness. PAIRS16, PAIRS8W, QUADS32, TAPS16: `vpmaddwd` adds two products of at most 255 * 255 in int32. The others:
 `vpmaddubsw` saturates at int16 and `vpaddw` wraps; the pack has proven for each lane of the steps of a turn that
 amax * max(sum of its positive weights, sum of its |negative| ones) <= 32767. Sums in int32 wrap modulo 2^32.
 """
@@ -32,7 +32,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8, PAIRS8W, PAIRS16, STEP_BYTES, TAPS16, WORDS
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS32, STEP_BYTES, TAPS16, WORDS
 
 from .host import AVX2
 from .registry import MAX_MR, MICROKERNELS, NARROW
@@ -60,14 +60,10 @@ class Part(NamedTuple):
 WORD_PAIRS = [f"vpbroadcastd {4 * number}({{row}},{{offset0}},2), {{pair}}" for number in (0, 1)]
 BYTE_PAIRS = [
     f"""vpbroadcastd ({{row}},{{offset0}}), {{pair}}
-        vpshufb {32 * number}({{masks}}), {{pair}}, {{pair}}"""
-    for number in (0, 1)
+        {select}, {{pair}}, {{pair}}"""
+    for select in ("vpand ({even})", "vpsrlw $$8")
 ]
-MASKS = [
-    [lane + i if k == 0 else 128 for lane in (0, 4, 8, 12) for i in pair for k in (0, 1)] * 2
-    for pair in ((0, 1), (2, 3))
-]
-"""For vpshufb: bytes 0, 1 and bytes 2, 3 of each quad, with zeros between."""
+"""Of a quad the even bytes, then the odd ones."""
 
 
 def _pair(number: int, load: str) -> Part:
@@ -147,8 +143,8 @@ TURNS = {
     (PAIRS16, NR): (1, [_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
     (PAIRS8W, NR): (1, [_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
     (PAIRS8W, NARROW): (1, [_narrow_pair(i, load) for i, load in enumerate(WORD_PAIRS)]),
-    (PAIRS8, NR): (1, [_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
-    (PAIRS8, NARROW): (1, [_narrow_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
+    (QUADS32, NR): (1, [_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
+    (QUADS32, NARROW): (1, [_narrow_pair(i, load) for i, load in enumerate(BYTE_PAIRS)]),
     **{(layout, NR): (count, [_quads(count)]) for layout, count in GROUP_SIZE.items()},
     **{(layout, NARROW): (count, [_narrow_quads(count)]) for layout, count in GROUP_SIZE.items()},
     (TAPS16, NR): (2, [TAPS]),
@@ -190,8 +186,12 @@ def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
 
 
 def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> Value:
-    if layout in (PAIRS8W, PAIRS8):
+    """Vector number `index` of a turn. QUADS32: the even bytes of both halves of the columns, then the odd ones."""
+    if layout == PAIRS8W:
         return builder.bitcast(builder.sext(_load(builder, weights, I8X16, index), I16X16), I32X8)
+    if layout == QUADS32:
+        eight, words = ir.Constant(I16X16, [8] * 16), _load(builder, weights, I16X16, index % 2)
+        return builder.bitcast(builder.ashr(builder.shl(words, eight) if index < 2 else words, eight), I32X8)
     return _load(builder, weights, I32X8, index)
 
 
@@ -228,14 +228,14 @@ def _microkernel(module: ir.Module, layout: int, mr: int, nr: int) -> ir.Functio
     halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
     tile = [halves[r * nr // 8 : (r + 1) * nr // 8] for r in range(mr)]
     ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
-    masks = cgutils.global_constant(builder, "masks", ir.Constant(ir.ArrayType(I8, 64), MASKS[0] + MASKS[1]))
+    even = cgutils.global_constant(builder, "even", ir.Constant(I16X16, [255] * 16))
     with cgutils.for_range(builder, builder.udiv(total, I64(steps))) as turn:
         step = builder.mul(turn.index, I64(steps))
         pointers = [builder.gep(offsets, [builder.add(step, I64(i))]) for i in range(steps)]
         inputs = {f"offset{i}": builder.sext(builder.load(pointer), I64) for i, pointer in enumerate(pointers)}
         inputs["weights"] = builder.gep(weights, [builder.mul(step, I64(STEP_BYTES[layout]))])
         inputs["ones"] = ones
-        inputs["masks"] = masks
+        inputs["even"] = even
         _emit_turn(builder, layout, rows, tile, inputs)
     for half, target in zip(halves, targets, strict=True):
         builder.store(builder.load(half), builder.bitcast(target, I32X8.as_pointer()), align=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyq.backends import ISA_NAMES
-from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, TAPS16
+from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32, TAPS16
 
 from .host import AVX2, SCALAR, available_isas
 
@@ -13,7 +13,7 @@ HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
     **{(SCALAR, layout): (1,) for layout in range(len(LAYOUT_NAMES))},
     (AVX2, PAIRS16): (1, 2, 3, 4, 6),
     (AVX2, PAIRS8W): (1, 2, 3, 4, 5, 6),
-    (AVX2, PAIRS8): (1, 2, 3, 4, 5, 6),
+    (AVX2, QUADS32): (1, 2, 3, 4, 5, 6),
     (AVX2, QUADS8): (1, 2, 3, 4),
     (AVX2, QUADS8P2): (1, 2, 3, 4),
     (AVX2, QUADS8P4): (1, 2, 3, 4),
@@ -24,7 +24,7 @@ HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
 NARROW = NR // 2
 """Columns of the last panel up to which it is computed by kernels of their own."""
 
-NARROW_HEIGHTS = {(AVX2, layout): (4, 6) for layout in (PAIRS8W, PAIRS8, QUADS8, QUADS8P2, QUADS8P4)}
+NARROW_HEIGHTS = {(AVX2, layout): (4, 6) for layout in (PAIRS8W, QUADS32, QUADS8, QUADS8P2, QUADS8P4)}
 
 MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 

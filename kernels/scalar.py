@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.panels import NR, PAIRS8, PAIRS8W, PAIRS16, TAPS16
+from pyq.panels import NR, PAIRS8W, PAIRS16, TAPS16
 
 from .host import Bytes, Int16s, Int32s, Int64s, jit
 
 
 @jit()
-def _pairs(data: NDArray[Any], row: int, offsets: Int32s, weights: NDArray[Any], sums: Int32s) -> None:
-    """int16 or int8 [steps][2][16][2]: elements 0, 1 of the quad, int16 or uint8, meet [0], elements 2, 3 meet [1]."""
+def _pairs(data: Int16s, row: int, offsets: Int32s, weights: NDArray[Any], sums: Int32s) -> None:
+    """int16 or int8 [steps][2][16][2]: elements 0, 1 of the quad meet [0], elements 2, 3 meet [1]."""
     for s in range(len(offsets)):
         quad = data[row + offsets[s] :]
         x0, x1, x2, x3 = np.int32(quad[0]), np.int32(quad[1]), np.int32(quad[2]), np.int32(quad[3])
@@ -69,8 +69,6 @@ def run(
             _pairs(words, row, offsets, weights.view(np.int16), sums)
         elif layout == PAIRS8W:
             _pairs(words, row, offsets, weights.view(np.int8), sums)
-        elif layout == PAIRS8:
-            _pairs(data, row, offsets, weights.view(np.int8), sums)
         elif layout == TAPS16:
             _taps(data, row, offsets, weights.view(np.int16), sums)
         else:

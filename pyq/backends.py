@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyq.tensor import QParams
 
 BACKENDS = ("c", "numba", "reference")
-ISA_NAMES = ("scalar", "avx2")
+ISA_NAMES = ("scalar", "avx2", "avx512vnni")
 
 
 @dataclass(frozen=True, eq=False)

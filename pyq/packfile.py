@@ -1,7 +1,7 @@
 """The file of a PackedWeight: a header, a JSON description, and the arrays, each at a multiple of 64 bytes.
 
 0   8 bytes  magic "PYQPACK\\0"
-8   u32      version, 1 (little endian, as all numbers)
+8   u32      version, 3 (little endian, as all numbers)
 12  u32      length of the JSON text that follows at 20
 16  u32      CRC-32 of all other bytes
 20  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array shape and start
@@ -25,7 +25,7 @@ from pyq.packing import PackedWeight
 from pyq.panels import ALIGNMENT, GROUP_SIZE, LAYOUT_NAMES, NR, SEGMENT_DTYPE, STEP_BYTES, TAPS16, Panels, aligned_bytes
 
 MAGIC = b"PYQPACK\0"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<8sIII")
 CHECKSUM_AT = 16
 ARRAYS = {

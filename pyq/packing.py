@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq import panels as panel_format
+from pyq.backends import ISA_NAMES
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, Panels
 from pyq.tensor import QTensor
 
@@ -29,7 +30,7 @@ class Certificate:
 
     amax: largest uint8 activation for which no 16-bit sum can overflow. panels: of 16 columns each.
     quads: quads of four weight rows (taps, if depthwise) times panels.
-    steps: steps of the kernels, after padding, by layout: "pairs16", "pairs8w" and "pairs8" widen every product to 32
+    steps: steps of the kernels, after padding, by layout: "pairs16", "pairs8w" and "quads32" add every product in 32
     bits; "quads8", "quads8p2" and "quads8p4" add those of one, two and four quads in 16 bits; "taps16" is depthwise.
     """
 
@@ -194,6 +195,7 @@ def pack(
     amax: int = 255,
     group: int = 1,
     dilations: Sequence[int] | None = None,
+    isa: str | None = None,
     prove: bool = True,
 ) -> PackedWeight:
     """Arrange quantized weights for the kernels, once.
@@ -201,10 +203,12 @@ def pack(
     qw: int8 or uint8; ``(K, N)``, per tensor or axis=1, for a matrix product; ``(M, C / group, *kernel)`` with one
     to three kernel dimensions, per tensor or axis=0, for a convolution. amax: the largest uint8 activation that will
     come (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a
-    ValueError later, never a wrong result. dilations: of the convolution, when they are not 1. prove=False packs
-    faster and leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
+    ValueError later, never a wrong result. dilations: of the convolution, when they are not 1. isa: the instruction
+    set of the CPU that the weights are for, "scalar", "avx2" or "avx512vnni"; default that of this one. It decides what
+    is fast there; the results are the same everywhere. prove=False packs faster and leaves out the search for exact
+    16-bit sums, which pays only when weights are used more than once.
 
-    Raises TypeError for another dtype and ValueError for a shape, axis, group or amax that is not allowed.
+    Raises TypeError for another dtype and ValueError for a shape, axis, group, amax or isa that is not allowed.
     """
     if not isinstance(qw, QTensor):
         raise TypeError(f"qw: expected a QTensor, got {type(qw).__name__}; quantize the weights first")
@@ -222,6 +226,9 @@ def pack(
     if group < 1 or (qw.ndim == 2 and group != 1) or qw.shape[channel_axis] % group:
         allowed = "1 for a matrix" if qw.ndim == 2 else f"a divisor of the {qw.shape[0]} output channels"
         raise ValueError(f"group: got {group}, expected {allowed}")
+    if isa is not None and isa not in ISA_NAMES:
+        raise ValueError(f"isa: got {isa!r}, expected one of {ISA_NAMES}")
+    target = None if isa is None else ISA_NAMES.index(isa)
     kind, runs_per_row = "gemm", 1
     if qw.ndim == 2 and not prove:
         panels, colsum = panel_format.pack_bytes(qw.data, qw.zero_point)
@@ -231,10 +238,10 @@ def pack(
         other_axes = tuple(axis for axis in range(qw.ndim) if axis != channel_axis)
         colsum = folded.sum(axis=other_axes, dtype=np.int32)  # modulo 2^32, as the accumulators
         if qw.ndim == 2:
-            panels = panel_format.pack_quads(_padded(folded[None])[0], amax, prove)
+            panels = panel_format.pack_quads(_padded(folded[None])[0], amax, target, prove)
         else:
             dilated = dilations is not None and tuple(dilations)[-1] != 1
-            kind, runs_per_row, panels = _pack_conv(folded, group, amax, dilated, prove)
+            kind, runs_per_row, panels = _pack_conv(folded, group, amax, dilated, target, prove)
     scale, zero = np.array(qw.scale, np.float32), np.array(qw.zero_point, np.int32)
     return PackedWeight(kind, qw.shape, qw.dtype, scale, zero, group, amax, runs_per_row, panels, colsum)
 
@@ -249,7 +256,9 @@ def _padded(runs: NDArray[np.int16]) -> NDArray[np.int16]:
     return padded
 
 
-def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, prove: bool) -> tuple[str, int, Panels]:
+def _pack_conv(
+    folded: NDArray[np.int16], group: int, amax: int, dilated: bool, isa: int | None, prove: bool
+) -> tuple[str, int, Panels]:
     m, c, *outer, width = folded.shape
     height = math.prod(outer)  # lines of the kernel, of all its planes
     if group == m and c == 1 and group > 1:
@@ -261,7 +270,7 @@ def _pack_conv(folded: NDArray[np.int16], group: int, amax: int, dilated: bool, 
     parts = []
     for kernel in kernels:  # [height, width, c, m / group]
         runs = kernel.reshape(height * runs_per_row, -1, m // group)
-        parts.append(panel_format.pack_quads(_padded(runs).reshape(-1, m // group), amax, prove, height * width))
+        parts.append(panel_format.pack_quads(_padded(runs).reshape(-1, m // group), amax, isa, prove, height * width))
     return "conv", runs_per_row, panel_format.join(parts, [g * c for g in range(group)], m // group)
 
 

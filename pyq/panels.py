@@ -2,7 +2,8 @@
 
 A matrix of folded weights (zero point subtracted, int16 in [-255, 255]) with its rows in groups of four, the quads,
 becomes panels of NR columns, and a panel one or more segments, each of one layout, whose sums add up. The C packer can
-prove that sums of 16 bits are exact and store QUADS8 segments; without it every panel is PAIRS16, exact as it is.
+prove that sums of 16 bits are exact and store QUADS8 segments, or, for CPUs that add products in 32 bits, QUADS32; without
+it every panel is PAIRS16, exact as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 _core: Any = importlib.import_module("pyq._core") if importlib.util.find_spec("pyq._core") else None
 
 NR = 16
-PAIRS16, PAIRS8W, PAIRS8, QUADS8, QUADS8P2, QUADS8P4, TAPS16 = range(7)
-LAYOUT_NAMES = ("pairs16", "pairs8w", "pairs8", "quads8", "quads8p2", "quads8p4", "taps16")
+PAIRS16, PAIRS8W, QUADS32, QUADS8, QUADS8P2, QUADS8P4, TAPS16 = range(7)
+LAYOUT_NAMES = ("pairs16", "pairs8w", "quads32", "quads8", "quads8p2", "quads8p4", "taps16")
 STEP_BYTES = (128, 64, 64, 64, 64, 64, 32)
 GROUP_SIZE = {QUADS8: 1, QUADS8P2: 2, QUADS8P4: 4}
 """Quads that share a 16-bit sum."""
@@ -107,7 +108,7 @@ def pack_taps16(taps: NDArray[np.int16]) -> Panels:
     return panels
 
 
-def _pack_c(matrix: NDArray[np.int16], amax: int, taps: int) -> Panels:
+def _pack_c(matrix: NDArray[np.int16], amax: int, isa: int | None, taps: int) -> Panels:
     ffi, lib = _core.ffi, _core.lib
     quads, columns = len(matrix) // 4, matrix.shape[1]
     panels = -(-columns // NR)
@@ -120,6 +121,7 @@ def _pack_c(matrix: NDArray[np.int16], amax: int, taps: int) -> Panels:
         columns,
         -(-quads // taps),
         amax,
+        lib.pyq_get_isa() if isa is None else isa,
         ffi.from_buffer("pyq_segment[]", table, require_writable=True),
         ffi.from_buffer("int32_t[]", order, require_writable=True),
         ffi.from_buffer("uint8_t[]", data, require_writable=True),
@@ -127,18 +129,21 @@ def _pack_c(matrix: NDArray[np.int16], amax: int, taps: int) -> Panels:
     if not count:
         raise MemoryError(f"packing a matrix of shape {matrix.shape}")
     last = table[count - 1]
-    entries = last["order"] + last["steps"]
+    entries = int((table["order"] + table["steps"])[:count].max())  # panels with equal lists share one
     exact = aligned_bytes(int(last["data"] + last["steps"] * STEP_BYTES[last["layout"]]))
     exact[:] = data[: len(exact)]  # the worst case may be far larger than what the weights took
     return Panels(table[:count].copy(), order[:entries].copy(), exact)
 
 
-def pack_quads(matrix: NDArray[np.int16], amax: int, prove: bool = True, taps: int = 1) -> Panels:
+def pack_quads(
+    matrix: NDArray[np.int16], amax: int, isa: int | None = None, prove: bool = True, taps: int = 1
+) -> Panels:
     """Pack folded weights ``[K, N]``, K a multiple of 4. ``prove=False`` skips the search for exact 16-bit sums.
 
-    taps: of the kernel of a convolution, whose neighbouring rows share all activations but those of one tap.
+    isa: number of the instruction set to pack for; None: that in force. taps: of the kernel of a convolution, whose
+    neighbouring rows share all activations but those of one tap.
     """
-    return _pack_c(matrix, amax, taps) if prove and _core is not None else pack_pairs16(matrix)
+    return _pack_c(matrix, amax, isa, taps) if prove and _core is not None else pack_pairs16(matrix)
 
 
 def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, NDArray[np.int32]]:
@@ -190,9 +195,9 @@ def segment_weights(panels: Panels, index: int) -> tuple[NDArray[np.int32], NDAr
     order = panels.order[segment["order"] : segment["order"] + steps]
     raw = panels.data[start : start + steps * STEP_BYTES[layout]]
     weights: NDArray[Any]
-    if layout in GROUP_SIZE:
+    if layout == QUADS32 or layout in GROUP_SIZE:
         weights = raw.view(np.int8).reshape(steps, NR, 4).transpose(0, 2, 1)
-    elif layout in (PAIRS16, PAIRS8W, PAIRS8):
+    elif layout in WORDS:
         halves = raw.view(np.int16 if layout == PAIRS16 else np.int8).reshape(steps, 2, NR, 2)  # [_, k // 2, _, k % 2]
         weights = halves.transpose(0, 1, 3, 2).reshape(steps, 4, NR)
     else:

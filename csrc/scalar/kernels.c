@@ -10,25 +10,24 @@
 
 #include <string.h>
 
-/* Element i of a quad lies in half i >> 1, position i & 1 of a step. Weights are int16 or int8, and so are activations. */
-#define PAIRS(name, activation, weight)                                                                            \
+/* Element i of a quad lies in half i >> 1, position i & 1 of a step. */
+#define PAIRS(name, weight)                                                                                        \
     ALWAYS_INLINE void name(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const weight *w,   \
                             int64_t steps, const int mr) {                                                         \
         for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)                                                       \
             for (int r = 0; r < mr; r++) {                                                                         \
-                const activation *a = (const activation *)rows[r] + offsets[s];                                    \
+                const int16_t *a = (const int16_t *)rows[r] + offsets[s];                                          \
                 const weight *second = w + 2 * PYQ_NR;                                                             \
                 for (int c = 0; c < PYQ_NR; c++)                                                                   \
                     tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] +                     \
                                                        a[2] * second[2 * c] + a[3] * second[2 * c + 1]);           \
             }                                                                                                      \
     }
-PAIRS(pairs16, int16_t, int16_t)
-PAIRS(pairs8w, int16_t, int8_t)
-PAIRS(pairs8, uint8_t, int8_t)
+PAIRS(pairs16, int16_t)
+PAIRS(pairs8w, int8_t)
 
-ALWAYS_INLINE void quads8(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int8_t *w,
-                          int64_t steps, const int mr) {
+ALWAYS_INLINE void quads(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int8_t *w,
+                         int64_t steps, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
             const uint8_t *a = rows[r] + offsets[s];
@@ -58,14 +57,14 @@ DEFINE(pairs16, 1, pairs16, int16_t)
 DEFINE(pairs16, 4, pairs16, int16_t)
 DEFINE(pairs8w, 1, pairs8w, int8_t)
 DEFINE(pairs8w, 4, pairs8w, int8_t)
-DEFINE(pairs8, 1, pairs8, int8_t)
-DEFINE(pairs8, 4, pairs8, int8_t)
-DEFINE(quads8, 1, quads8, int8_t)
-DEFINE(quads8, 4, quads8, int8_t)
-DEFINE(quads8p2, 1, quads8, int8_t)
-DEFINE(quads8p2, 4, quads8, int8_t)
-DEFINE(quads8p4, 1, quads8, int8_t)
-DEFINE(quads8p4, 4, quads8, int8_t)
+DEFINE(quads32, 1, quads, int8_t)
+DEFINE(quads32, 4, quads, int8_t)
+DEFINE(quads8, 1, quads, int8_t)
+DEFINE(quads8, 4, quads, int8_t)
+DEFINE(quads8p2, 1, quads, int8_t)
+DEFINE(quads8p2, 4, quads, int8_t)
+DEFINE(quads8p4, 1, quads, int8_t)
+DEFINE(quads8p4, 4, quads, int8_t)
 DEFINE(taps16, 1, taps16, int16_t)
 
 void pyq_scalar_requantize(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,

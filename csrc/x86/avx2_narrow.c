@@ -42,16 +42,16 @@ ALWAYS_INLINE TARGET_AVX2 void pairs8w(__m256i *acc, const uint8_t *const *row, 
     }
 }
 
-ALWAYS_INLINE TARGET_AVX2 void pairs8(__m256i *acc, const uint8_t *const *row, const int32_t *offsets, const int8_t *w,
-                                      int64_t steps, const int mr) {
-    const __m256i zero = _mm256_setzero_si256(); /* interleaved with zeros, a quad twice is its two pairs, by halves */
+ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i *acc, const uint8_t *const *row, const int32_t *offsets,
+                                       const int8_t *w, int64_t steps, const int mr) {
+    const __m256i even = _mm256_set1_epi16(255);
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
-        const __m256i w0 = load_widened(w), w1 = load_widened(w + 2 * PYQ_NR);
+        const __m256i w0 = _mm256_srai_epi16(_mm256_slli_epi16(load(w), 8), 8), w1 = _mm256_srai_epi16(load(w), 8);
         UNROLL for (int r = 0; r < mr; r++) {
-            const __m256i words = _mm256_unpacklo_epi8(broadcast(row[r] + offset), zero);
-            multiply_add(&acc[r], _mm256_shuffle_epi32(words, 0x00), w0);
-            multiply_add(&acc[r], _mm256_shuffle_epi32(words, 0x55), w1);
+            const __m256i quad = broadcast(row[r] + offset);
+            multiply_add(&acc[r], _mm256_and_si256(quad, even), w0);
+            multiply_add(&acc[r], _mm256_srli_epi16(quad, 8), w1);
         }
     }
 }
@@ -82,8 +82,8 @@ ALWAYS_INLINE TARGET_AVX2 void quads(__m256i *acc, const uint8_t *const *row, co
     }
 DEFINE(pairs8w, 4, pairs8w)
 DEFINE(pairs8w, 6, pairs8w)
-DEFINE(pairs8, 4, pairs8)
-DEFINE(pairs8, 6, pairs8)
+DEFINE(quads32, 4, quads32)
+DEFINE(quads32, 6, quads32)
 DEFINE(quads8, 4, quads, , 1)
 DEFINE(quads8, 6, quads, , 1)
 DEFINE(quads8p2, 4, quads, , 2)
