@@ -113,7 +113,8 @@ def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
         panel = weights.reshape(steps, 2, 2, NR).transpose(0, 1, 3, 2)
     else:
         panel = weights.transpose(0, 2, 1)
-    return np.ascontiguousarray(panel, np.int16 if layout in ("pairs16", "taps16") else np.int8).reshape(-1).view(np.uint8)
+    element = np.int16 if layout in ("pairs16", "taps16") else np.int8
+    return np.ascontiguousarray(panel, element).reshape(-1).view(np.uint8)
 
 
 def _c_tile(

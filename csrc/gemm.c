@@ -10,10 +10,9 @@
 #include <string.h>
 
 enum {
-    GROUP = 12,              /* a multiple of the tallest kernels, of 4 and of 6 rows */
-    TILE_ROWS = 4 * GROUP,   /* at most, of which the epilogue is run at once */
+    TILE_ROWS = 48,          /* at most, of which the epilogue is run at once */
     TILE_BYTES = 6 << 10,    /* of activations of a tile, that with weights they fit the first-level cache */
-    ROW_BLOCK = 16 * GROUP,  /* at most */
+    ROW_BLOCK = 4 * TILE_ROWS, /* at most */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
     TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
@@ -25,7 +24,7 @@ typedef struct {
     const pyq_epilogue *epilogue;
     const uint8_t *residual; /* or NULL */
     uint8_t *out;
-    int64_t columns, row_count, tile_rows, rows_per_task, row_blocks, segments_per_task;
+    int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task;
     int element_size;
 } nest;
 
@@ -140,10 +139,13 @@ static void run_task(void *context, int64_t task) {
     }
 }
 
+/* A group of rows is whole tiles: of the tallest kernels of 4 and of 6 rows, which a panel may have both, or of 8. */
+static int64_t choose_group(const pyq_weights *w) { return pyq_select(w->segments->layout, PYQ_NR, PYQ_MAX_MR)->mr == 8 ? 16 : 12; }
+
 /* Whole groups of rows of which `bytes` are read each: as many as fit `room`, at least one group, at most `most` rows. */
-static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most) {
-    const int64_t groups = room / (bytes * GROUP + 1);
-    return groups < 1 ? GROUP : groups * GROUP < most ? groups * GROUP : most;
+static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most, int64_t group) {
+    const int64_t groups = room / (bytes * group + 1);
+    return groups < 1 ? group : groups * group < most ? groups * group : most;
 }
 
 /* Rows of a tile, and rows whose activations fit in half of a second-level cache. A row of a convolution shares most of
@@ -155,18 +157,19 @@ static int64_t choose_rows(nest *t) {
     const int width = (rows->bytes != NULL) + 2 * (rows->words != NULL);
     int64_t steps = 0;
     for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
-    t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, TILE_ROWS);
-    return rows_that_fit(BLOCK_BYTES, width * (4 * steps < added ? 4 * steps : added), ROW_BLOCK);
+    t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, TILE_ROWS, t->group);
+    return rows_that_fit(BLOCK_BYTES, width * (4 * steps < added ? 4 * steps : added), ROW_BLOCK, t->group);
 }
 
 /* Equal blocks of rows; with several threads, runs of panels so short that there are enough tasks, but not so short
  * that one is not worth a thread's waking. */
 static void choose_tasks(nest *t) {
     const pyq_weights *w = t->weights;
-    const int64_t threads = pyq_get_num_threads(), groups = (t->row_count + GROUP - 1) / GROUP;
+    t->group = choose_group(w);
+    const int64_t threads = pyq_get_num_threads(), groups = (t->row_count + t->group - 1) / t->group;
     const int64_t most = choose_rows(t);
     t->row_blocks = (t->row_count + most - 1) / most;
-    t->rows_per_task = (groups + t->row_blocks - 1) / t->row_blocks * GROUP;
+    t->rows_per_task = (groups + t->row_blocks - 1) / t->row_blocks * t->group;
     t->segments_per_task = w->segment_count;
     if (threads == 1) return;
     const int64_t wanted = TASKS_PER_THREAD * threads, share = w->segment_count * t->row_blocks / wanted;

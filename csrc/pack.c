@@ -14,190 +14,20 @@
  * Where vpdpbusd adds products of bytes in 32 bits nothing is gained by a proof: all quads are QUADS32.
  */
 #include "isa.h"
+#include "pack_plan.h"
 #include "pyq.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    LANES = 2 * PYQ_NR,  /* 16-bit lanes of a quad: two pairs of bytes for each column */
-    QUAD = 4 * PYQ_NR,   /* weights of a quad */
-    WINDOW = 96,         /* open groups that are tried for a quad: bounds the packing time */
-    NEAR = 256,          /* quads among which groups are made */
     MAX_SEGMENTS = 4,    /* of a panel */
     HIGHEST_BOUND = 4096 /* above any sum of a group, which is at most 8 * 128; and sums of two loads fit int16 */
 };
 
-/* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout; what a segment costs
- * beside its steps, for its accumulators; the widening of a quad of activations; and what it costs a panel that a quad
- * is in the caches in both forms (from products of 512 to 3072 rows). */
-static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_QUADS32] = 0.94f,
-                                        [PYQ_QUADS8] = 0.67f,   [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
-static const float SEGMENT = 1.5f, WIDEN = 0.2f, BOTH = 0.018f;
-
-/* A quad, or the first one of a group. */
-typedef struct item {
-    struct item *next;       /* of the group */
-    int32_t quad, heaviest;  /* the largest load */
-    int8_t w[QUAD];
-    int16_t load[2 * LANES]; /* per lane: the group's sum of positive weights; then of |negative| ones */
-} item;
-
-typedef struct {
-    item **items;
-    int64_t count;
-} list;
-
-/* What becomes of the quads of a panel, by layout. */
-typedef struct {
-    list of[PYQ_LAYOUTS];
-    float cost;
-} plan;
-
-static void find_heaviest(item *it) {
-    it->heaviest = 0;
-    for (int i = 0; i < 2 * LANES; i++)
-        if (it->load[i] > it->heaviest) it->heaviest = it->load[i];
-}
-
-static void measure(item *it) {
-    it->next = NULL;
-    for (int lane = 0; lane < LANES; lane++) {
-        int a = it->w[2 * lane], b = it->w[2 * lane + 1];
-        it->load[lane] = (int16_t)((a > 0 ? a : 0) + (b > 0 ? b : 0));
-        it->load[LANES + lane] = (int16_t)((a < 0 ? -a : 0) + (b < 0 ? -b : 0));
-    }
-    find_heaviest(it);
-}
-
-static int fits(const item *a, const item *b, int16_t bound) {
-    int16_t over = 0;
-    for (int i = 0; i < 2 * LANES; i++) over |= (int16_t)(a->load[i] + b->load[i]) > bound;
-    return !over;
-}
-
-static void unite(item *a, item *b) {
-    for (int i = 0; i < 2 * LANES; i++) a->load[i] = (int16_t)(a->load[i] + b->load[i]);
-    find_heaviest(a);
-    while (a->next) a = a->next;
-    a->next = b;
-}
-
-static int heavier(const void *a, const void *b) {
-    const item *x = *(item *const *)a, *y = *(item *const *)b;
-    return x->heaviest != y->heaviest ? y->heaviest - x->heaviest : x->quad - y->quad;
-}
-
-/* First fit, heaviest first: unite groups two by two. `from` keeps those without a mate, `united` receives the rest. */
-static void pair_up(list *from, list *united, int bound) {
-    int64_t open = 0;
-    qsort(from->items, (size_t)from->count, sizeof *from->items, heavier);
-    for (int64_t i = 0; i < from->count; i++) {
-        item *it = from->items[i];
-        int64_t j = open > WINDOW ? open - WINDOW : 0;
-        while (j < open && !fits(from->items[j], it, (int16_t)bound)) j++;
-        if (j == open) {
-            from->items[open++] = it;
-            continue;
-        }
-        unite(from->items[j], it);
-        united->items[united->count++] = from->items[j];
-        memmove(from->items + j, from->items + j + 1, (size_t)(--open - j) * sizeof *from->items);
-    }
-    from->count = open;
-}
-
-static void move_all(list *from, list *to) {
-    memcpy(to->items + to->count, from->items, (size_t)from->count * sizeof *from->items);
-    to->count += from->count;
-    from->count = 0;
-}
-
-static float segment_cost(int layout, int64_t groups, int64_t group_size) {
-    return groups ? SEGMENT + STEP[layout] * (float)(groups * group_size) : 0;
-}
-
-static void split_fours(list *fours, list *pairs) {
-    for (int64_t i = 0; i < fours->count; i++) {
-        item *first = fours->items[i], *second = first->next->next;
-        first->next->next = NULL;
-        pairs->items[pairs->count++] = first;
-        pairs->items[pairs->count++] = second;
-    }
-    fours->count = 0;
-}
-
-/* A few groups are not worth a segment of their own. Pairs can stay pairs, and a single quad be paired with zeros. */
-static void drop_small_segments(plan *p) {
-    list *alone = &p->of[PYQ_QUADS8], *pairs = &p->of[PYQ_QUADS8P2], *wide = &p->of[PYQ_QUADS32];
-    list *fours = &p->of[PYQ_QUADS8P4];
-    if (pairs->count && 4 * (STEP[PYQ_QUADS8P2] - STEP[PYQ_QUADS8P4]) * (float)fours->count < SEGMENT)
-        split_fours(fours, pairs);
-    const float own = segment_cost(PYQ_QUADS8, alone->count, 1);
-    if (wide->count && STEP[PYQ_QUADS32] * (float)alone->count < own)
-        move_all(alone, wide);
-    else if (pairs->count && 2 * STEP[PYQ_QUADS8P2] * (float)alone->count < own)
-        move_all(alone, pairs);
-}
-
-static void set_cost(plan *p) {
-    p->cost = segment_cost(PYQ_QUADS32, p->of[PYQ_QUADS32].count, 1) + segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
-              segment_cost(PYQ_QUADS8P2, p->of[PYQ_QUADS8P2].count, 2) +
-              segment_cost(PYQ_QUADS8P4, p->of[PYQ_QUADS8P4].count, 4);
-}
-
-/* A quad of `n` columns, zero padded; returns whether its weights fit int8. */
-static int load_quad(const int16_t *w, int64_t columns, int64_t n, int8_t *to) {
-    int fits = 1;
-    if (n < PYQ_NR) memset(to, 0, QUAD);
-    for (int k = 0; k < 4; k++, w += columns)
-        for (int64_t c = 0; c < n; c++) {
-            fits &= w[c] >= -128 && w[c] <= 127;
-            to[4 * c + k] = (int8_t)w[c];
-        }
-    return fits;
-}
-
-static int load_items(item *items, const int16_t *w, int64_t quads, int64_t columns, int64_t n) {
-    for (int64_t q = 0; q < quads; q++) {
-        items[q].quad = (int32_t)q;
-        if (!load_quad(w + 4 * q * columns, columns, n, items[q].w)) return 0;
-        measure(&items[q]);
-    }
-    return 1;
-}
-
-/* A list that continues another one, and its end. */
-static list rest_of(const list *l) { return (list){l->items + l->count, 0}; }
-
-/* Share out the items of quads [first, last). */
-static void share_out(plan *p, item *items, int64_t first, int64_t last, int bound) {
-    list *wide = &p->of[PYQ_QUADS32];
-    list alone = rest_of(&p->of[PYQ_QUADS8]), pairs = rest_of(&p->of[PYQ_QUADS8P2]), fours = rest_of(&p->of[PYQ_QUADS8P4]);
-    for (item *it = items + first; it < items + last; it++) {
-        list *to = it->heaviest > bound ? wide : &alone;
-        to->items[to->count++] = it;
-    }
-    pair_up(&alone, &pairs, bound);
-    pair_up(&pairs, &fours, bound);
-    p->of[PYQ_QUADS8].count += alone.count;
-    p->of[PYQ_QUADS8P2].count += pairs.count;
-    p->of[PYQ_QUADS8P4].count += fours.count;
-}
-
-/* Groups are made of quads that are NEAR each other, so that what a tile reads of its rows for one group after another
- * lies in the first-level cache: 12 rows of 1 KiB. */
-static void make_plan(plan *p, item *items, int64_t quads, int bound) {
-    for (int64_t first = 0; first < quads; first += NEAR)
-        share_out(p, items, first, first + NEAR < quads ? first + NEAR : quads, bound);
-    drop_small_segments(p);
-    set_cost(p);
-}
-
-static void widen_all(plan *p, item *items, int64_t quads) {
-    for (int64_t q = 0; q < quads; q++) p->of[PYQ_PAIRS8W].items[p->of[PYQ_PAIRS8W].count++] = &items[q];
-    p->cost = segment_cost(PYQ_PAIRS8W, quads, 1);
-}
+/* Nanoseconds per row, as the costs of a plan (from products of 512 to 3072 rows): the widening of a quad of
+ * activations; and what it costs a panel that a quad is in the caches in both forms. */
+static const float WIDEN = 0.2f, BOTH = 0.018f;
 
 ALWAYS_INLINE void interleave_n(const int16_t *restrict a, const int16_t *restrict b, int16_t *restrict out,
                                 const int64_t n) {
@@ -231,7 +61,7 @@ static int store_quads32(const int16_t *w, int64_t quads, int64_t columns, const
     int fits = 1;
     for (int64_t q = 0; q < quads && fits; q++) {
         order[q] = (int32_t)q;
-        fits = load_quad(w + 4 * q * columns + s->column, columns, s->columns, (int8_t *)data + q * QUAD);
+        fits = pyq_load_quad(w + 4 * q * columns + s->column, columns, s->columns, (int8_t *)data + q * QUAD);
     }
     return fits;
 }
@@ -311,7 +141,7 @@ static void store_panel(const job *j, int64_t panel, const plan *p) {
     s->steps = (int32_t)j->quads;
     s->layout = bytes ? PYQ_QUADS32 : PYQ_PAIRS16;
     j->counts[panel] = 1;
-    j->costs[panel] = segment_cost(s->layout, j->quads, 1);
+    j->costs[panel] = pyq_segment_cost(s->layout, j->quads, 1);
 }
 
 /* Pack a panel that costs more than `most`: at first every panel does. */
@@ -328,11 +158,11 @@ static void pack_panel(void *context, int64_t panel) {
     plan p = {0};
     for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * quads;
     /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
-    const int fits8 = items && lists && load_items(items, j->w + column, j->quads, j->columns, left < PYQ_NR ? left : PYQ_NR);
+    const int fits8 = items && lists && pyq_load_items(items, j->w + column, j->quads, j->columns, left < PYQ_NR ? left : PYQ_NR);
     if (fits8 && j->most < 0)
-        make_plan(&p, items, j->quads, j->bound);
+        pyq_make_plan(&p, items, j->quads, j->bound);
     else if (fits8)
-        widen_all(&p, items, j->quads);
+        pyq_widen_all(&p, items, j->quads);
     store_panel(j, panel, fits8 ? &p : NULL);
     free(items);
     free(lists);
@@ -349,7 +179,7 @@ static pyq_segment *widening_segment(const job *j, int64_t panel) {
 static float cost_with_words(const job *j, int64_t panel) {
     const pyq_segment *s = widening_segment(j, panel);
     if (!s) return j->costs[panel];
-    return j->costs[panel] - (STEP[PYQ_QUADS32] - STEP[PYQ_PAIRS8W]) * (float)s->steps + BOTH * (float)j->own_quads;
+    return j->costs[panel] - pyq_saved_by_words() * (float)s->steps + BOTH * (float)j->own_quads;
 }
 
 static void use_words(const job *j, int64_t panel) {
@@ -365,7 +195,7 @@ static void use_words(const job *j, int64_t panel) {
 /* Share out the quads of all panels. Then see what each would gain from activations that are widened beforehand, for its
  * own widened quads or by widening all; if together they gain more than that costs, it is done. */
 static void pack_panels(job *j, int64_t panels) {
-    const float widened = segment_cost(PYQ_PAIRS8W, j->quads, 1);
+    const float widened = pyq_segment_cost(PYQ_PAIRS8W, j->quads, 1);
     float gain = -WIDEN * (float)j->own_quads;
     j->most = -1;
     for (int64_t p = 0; p < panels; p++) j->costs[p] = 0;

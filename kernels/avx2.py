@@ -11,8 +11,8 @@ What a turn of the loop costs for each row, and how many products it adds:
     TAPS16    2 steps   2 loads, vpunpcklbw, vpunpckhbw, 2 vpmovzxbw, 2 vpmaddwd, 2 vpaddd               32
 
 and for each turn the loads of its weights. Kernels for a last panel of at most eight columns compute half of it.
-Zen 3 has two multiplies, two loads and four vector operations a cycle:
-PAIRS16, QUADS32 and QUADS8 peak at 32 products a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
+Zen 3 has two multiplies, two loads and four vector operations a cycle: PAIRS16, QUADS32 and QUADS8 peak at 32 products
+a cycle, QUADS8P2 at 43, QUADS8P4 at 51, TAPS16 at 16; float32 FMA at 16.
 
 The instructions of a row are inline assembly, all in one order: LLVM, which would schedule intrinsics, moves the loads
 of weights and the products of several rows together, and then spills accumulators.

@@ -13,6 +13,7 @@ SOURCES = [
     "csrc/lower.c",
     "csrc/pack.c",
     "csrc/pack_bytes.c",
+    "csrc/pack_plan.c",
     "csrc/elementwise.c",
     "csrc/normalize.c",
     "csrc/peak.c",

@@ -2,8 +2,8 @@
 
 A matrix of folded weights (zero point subtracted, int16 in [-255, 255]) with its rows in groups of four, the quads,
 becomes panels of NR columns, and a panel one or more segments, each of one layout, whose sums add up. The C packer can
-prove that sums of 16 bits are exact and store QUADS8 segments, or, for CPUs that add products in 32 bits, QUADS32; without
-it every panel is PAIRS16, exact as it is.
+prove that sums of 16 bits are exact and store QUADS8 segments, or, for CPUs that add products in 32 bits, QUADS32;
+without it every panel is PAIRS16, exact as it is.
 """
 
 from __future__ import annotations

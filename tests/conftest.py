@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pyq
+from pyq._core import lib
+from pyq.backends import ISA_NAMES
 
 # Nothing about time is asserted, drawing examples on a busy machine included.
 NOT_ASSERTED = [HealthCheck.too_slow]
@@ -26,6 +28,18 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once on every backend."""
     with pyq.use_backend(request.param):
         yield request.param
+
+
+ISAS = ISA_NAMES[1 : lib.pyq_get_isa() + 1] or ISA_NAMES[:1]
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def each_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a module once for each SIMD instruction set of this CPU: what weights are packed for, and the C kernels."""
+    before = lib.pyq_get_isa()
+    lib.pyq_set_isa(ISA_NAMES.index(request.param))
+    yield request.param
+    lib.pyq_set_isa(before)
 
 
 @pytest.fixture

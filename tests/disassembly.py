@@ -34,7 +34,13 @@ def functions(binary: Path) -> dict[str, list[Instruction]]:
         elif code := re.match(r"\s*([0-9a-f]+):\s*(\S.*)", line):
             jump = re.match(rf"j\w+\s+([0-9a-f]+) <{re.escape(name)}[+>]", code[2])
             found[name].append(Instruction(int(code[1], 16), code[2], int(jump[1], 16) if jump else None))
-    return found
+    return {name: _other(code, found) or code for name, code in found.items()}
+
+
+def _other(code: list[Instruction], found: dict[str, list[Instruction]]) -> list[Instruction] | None:
+    """The function that this one jumps to at once: a compiler may store equal functions only once."""
+    alias = re.match(r"jmp\s+[0-9a-f]+ <([^+>]+)>", code[0].text) if code else None
+    return found.get(alias[1]) if alias else None
 
 
 def hot_loops(code: list[Instruction]) -> list[list[Instruction]]:

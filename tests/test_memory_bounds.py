@@ -23,6 +23,8 @@ from pyq.pool_windows import windows
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
+pytestmark = pytest.mark.usefixtures("each_isa")
+
 REFERENCE = backend("reference")
 SIZES = [1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 1000]
 UNSIGNED, SIGNED = QParams(np.float32(0.047), 131, "uint8"), QParams(np.float32(0.031), -9, "int8")

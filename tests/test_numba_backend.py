@@ -15,7 +15,7 @@ from pyq.backends import ISA_NAMES, ConvGeometry, Epilogue
 from pyq.kernels.backend import NumbaBackend
 from pyq.kernels.host import available_isas
 from pyq.packing import PackedWeight, pack
-from pyq.panels import PAIRS8, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4
+from pyq.panels import PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32
 from pyq.qparams import QParams
 from pyq.reference import ReferenceBackend
 from pyq.tensor import QTensor
@@ -85,14 +85,14 @@ def test_matmul_sizes(numba: NumbaBackend, shape: tuple[int, int, int]) -> None:
     assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
 
 
-LARGEST = {PAIRS8W: 127, PAIRS8: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 8}
+LARGEST = {PAIRS8W: 127, QUADS32: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 8}
 """Layouts, and the weights that packing puts into them where activations reach 255 and all are as large."""
 
 
 def corner_weights(rng: np.random.Generator, levels: np.ndarray, columns: int = 40) -> PackedWeight:
     """Quads of four levels or their negatives each."""
     q = rng.choice([-1, 1], (4 * len(levels), columns)) * np.repeat(levels, 4)[:, None]
-    return pack(QTensor(q.astype(np.int8), np.float32(1), np.int32(0)))
+    return pack(QTensor(q.astype(np.int8), np.float32(1), np.int32(0)), isa="avx2")
 
 
 @pytest.mark.parametrize("m", [1, 5, 11, 12, 13, 200])
@@ -108,7 +108,7 @@ def test_corners_of_every_layout(numba: NumbaBackend, m: int, x: int | str, layo
         w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values())[1:], (64, 32, 32, 64))))
         assert w.segments["layout"].tolist() == 3 * [*LARGEST][1:]
     else:
-        w = corner_weights(rng, np.full(32, LARGEST[int(layout)]), {PAIRS8W: 160, PAIRS8: 16}.get(int(layout), 40))
+        w = corner_weights(rng, np.full(32, LARGEST[int(layout)]), {PAIRS8W: 160, QUADS32: 16}.get(int(layout), 40))
         assert w.layouts == {layout}
     shape = m, w.shape[0]
     activations = random(rng, shape, "uint8") if x == "random" else np.full(shape, x, np.uint8)

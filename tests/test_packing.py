@@ -17,6 +17,8 @@ from pyq.packing import PackedWeight, pack, verify_certificate
 from pyq.panels import Panels
 from pyq.tensor import QTensor
 
+pytestmark = pytest.mark.usefixtures("each_isa")
+
 DTYPES = ("uint8", "int8")
 AMAX = (255, 254, 128, 127, 64, 15, 1)
 seeds = st.integers(0, 2**32 - 1)
@@ -246,7 +248,7 @@ def with_data(w: PackedWeight, data: np.ndarray) -> PackedWeight:
 
 def test_a_pack_beyond_its_bound_is_found_and_is_wrong() -> None:
     """The twin of the tests above: one tampered byte breaks the proof, and with it the kernel, so both can fail."""
-    w = pack(QTensor(np.full((8, 16), 32, np.int8), 1.0))
+    w = pack(QTensor(np.full((8, 16), 32, np.int8), 1.0), isa="avx2")
     assert w.certificate.steps == {"quads8p2": 2}
     verify_certificate(w)
     data = np.array(w.data)
@@ -259,7 +261,7 @@ def test_a_pack_beyond_its_bound_is_found_and_is_wrong() -> None:
     with pyq.use_backend("c"):
         wrong = ops.matmul_integer(x, tampered)
     assert right[0, 0] == 255 * 257
-    assert (wrong[0, 0] == right[0, 0]) == (isa() == "scalar")
+    assert (wrong[0, 0] == right[0, 0]) == (isa() != "avx2")
     assert_same(wrong[:, 1:], right[:, 1:])
 
 
@@ -268,7 +270,7 @@ def test_what_is_grouped_and_what_is_widened() -> None:
 
     def steps(rows: np.ndarray, amax: int, columns: int = 16) -> dict[str, int]:
         weights = np.repeat(rows.astype(np.int8)[:, None], columns, axis=1)
-        return pack(QTensor(weights, 1.0), amax=amax).certificate.steps
+        return pack(QTensor(weights, 1.0), amax=amax, isa="avx2").certificate.steps
 
     def of_all(value: int, amax: int, columns: int = 16) -> dict[str, int]:
         return steps(np.full(64, value), amax, columns)
@@ -278,14 +280,14 @@ def test_what_is_grouped_and_what_is_widened() -> None:
     assert of_all(32, 255) == {"quads8p2": 16}  # four weights
     assert of_all(33, 255) == {"quads8": 16}
     assert of_all(64, 255) == {"quads8": 16}  # two weights
-    assert of_all(65, 255) == {"pairs8": 16}
-    assert of_all(-128, 255) == {"pairs8": 16}
+    assert of_all(65, 255) == {"quads32": 16}
+    assert of_all(-128, 255) == {"quads32": 16}
     assert of_all(-128, 255, columns=256) == {"pairs8w": 256}  # sixteen panels share the widening of the activations
     assert of_all(64, 127) == {"quads8p2": 16}
     assert of_all(127, 127) == {"quads8": 16}
     some_large = np.where(np.arange(64) // 4 % 4 == 3, 127, 1)
-    assert steps(some_large, 255)["pairs8"] == 4
-    assert steps(some_large, 255, columns=256)["pairs8"] == 4 * 16
+    assert steps(some_large, 255)["quads32"] == 4
+    assert steps(some_large, 255, columns=256)["quads32"] == 4 * 16
     one_alone = np.where(np.arange(64) // 4 == 3, 64, 1)
     assert steps(one_alone, 255) == {"quads8p2": 18}  # with zeros: not worth a segment of its own
 
@@ -319,6 +321,7 @@ FILTERS = QTensor(np.ones((4, 2, 3, 3), np.int8), 1.0)
         ({"qw": MATRIX, "group": 2}, ValueError, "group: got 2, expected 1 for a matrix"),
         ({"qw": FILTERS, "group": 3}, ValueError, "group: got 3, expected a divisor of the 4 output channels"),
         ({"qw": FILTERS, "group": 0}, ValueError, "group: got 0"),
+        ({"qw": MATRIX, "isa": "sse"}, ValueError, "isa: got 'sse', expected one of"),
     ],
 )
 def test_bad_weights_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
