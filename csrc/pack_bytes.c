@@ -29,11 +29,8 @@ TARGET_AVX2 static void fold_full_panel_avx2(const uint8_t *b, int64_t k, int64_
 #define FOLD_AVX2 0
 #endif
 
-/* Pack b[k][columns], uint8 or int8 with a zero point for each column, as PAIRS16 panels that follow each other:
- * 128 * ceil(k / 4) bytes for each 16 columns. No search for exact 16-bit sums: for weights that are used once, this
- * costs less than it could save. `sums` receives the column sums. */
-void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
-                    uint8_t *data, int32_t *sums) {
+static void pack_pairs16(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
+                         uint8_t *data, int32_t *sums) {
     const int64_t size = (k + 3) / 4 * 4 * PYQ_NR;
     const int32_t flip = is_signed ? 128 : 0; /* (byte ^ 128) - 128 is the int8 */
     int16_t *out = (int16_t *)data;
@@ -50,3 +47,30 @@ void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t colu
     }
 }
 
+
+/* Whether the folded weights are sure to fit int8: those with the zero point in the middle of their type. */
+static int fold_to_bytes(int32_t is_signed, int64_t columns, const int32_t *zero_point) {
+    for (int64_t c = 0; c < columns; c++)
+        if (zero_point[c] != (is_signed ? 0 : 128)) return 0;
+    return 1;
+}
+
+#if PYQ_HAVE_AVX512VNNI
+void pyq_avx512vnni_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, uint8_t *data,
+                               int32_t *sums);
+#else
+#define pyq_avx512vnni_pack_bytes(...) (void)0
+#endif
+
+/* Pack b[k][columns], uint8 or int8 with a zero point for each column, as panels of one layout that follow each other: at
+ * most 128 * ceil(k / 4) bytes for each 16 columns. No search for exact 16-bit sums: for weights that are used once, this
+ * costs less than it could save. `sums` receives the column sums. Returns the layout. */
+int32_t pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
+                       uint8_t *data, int32_t *sums) {
+    if (pyq_get_isa() >= PYQ_ISA_AVX512VNNI && fold_to_bytes(is_signed, columns, zero_point)) {
+        pyq_avx512vnni_pack_bytes(b, is_signed, k, columns, data, sums);
+        return PYQ_QUADS32;
+    }
+    pack_pairs16(b, is_signed, k, columns, zero_point, data, sums);
+    return PYQ_PAIRS16;
+}

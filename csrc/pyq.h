@@ -164,8 +164,9 @@ void pyq_depthwise(const pyq_call *call, const uint8_t *images, int64_t count, c
 int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_quads, int32_t amax, int32_t isa,
                  pyq_segment *segments, int32_t *order, uint8_t *data);
 
-void pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
-                    uint8_t *data, int32_t *sums);
+/* pack_bytes.c: returns the layout, QUADS32 where that is fast and all weights fit int8, else PAIRS16. */
+int32_t pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
+                       uint8_t *data, int32_t *sums);
 
 /* elementwise.c */
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);

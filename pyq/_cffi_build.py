@@ -31,6 +31,7 @@ SOURCES = [
     "csrc/x86/avx2_requantize.c",
     "csrc/x86/avx2_transpose.c",
     "csrc/x86/avx512_gemm.c",
+    "csrc/x86/avx512_pack.c",
 ]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No traps: nobody reads the exception
 # flags, and comparisons may then be vectorised; values stay as they are. No -m flags: see csrc/isa.h.

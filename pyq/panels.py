@@ -75,11 +75,14 @@ def _in_panels(matrix: NDArray[np.int16]) -> NDArray[np.int16]:
 
 def _uniform(columns: int, layout: int, order: NDArray[np.int32]) -> Panels:
     """Panels that all have the same layout and share one order; their data is still to be filled in."""
+    return _in_layout(columns, layout, order, aligned_bytes(-(-columns // NR) * len(order) * STEP_BYTES[layout]))
+
+
+def _in_layout(columns: int, layout: int, order: NDArray[np.int32], data: NDArray[np.uint8]) -> Panels:
     table = _empty_table(columns)
     table["layout"], table["steps"] = layout, len(order)
-    size = len(order) * STEP_BYTES[layout]
-    table["data"] = np.arange(len(table)) * size
-    return Panels(table, order, aligned_bytes(len(table) * size))
+    table["data"] = np.arange(len(table)) * len(order) * STEP_BYTES[layout]
+    return Panels(table, order, data)
 
 
 def _filled(panels: Panels, data: NDArray[np.int16]) -> Panels:
@@ -147,7 +150,7 @@ def pack_quads(
 
 
 def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, NDArray[np.int32]]:
-    """PAIRS16 panels of uint8 or int8 ``[K, N]`` with a zero point per column, and the folded column sums.
+    """Panels of uint8 or int8 ``[K, N]`` with a zero point per column, and the folded column sums.
 
     What packing without a proof comes to, in one pass: for matrices that are used once.
     """
@@ -156,18 +159,19 @@ def pack_bytes(b: NDArray[Any], zero_point: NDArray[np.int32]) -> tuple[Panels, 
         folded = np.zeros((k + -k % 4, columns), np.int16)
         np.subtract(b, zero_point, out=folded[:k], dtype=np.int16, casting="unsafe")
         return pack_pairs16(folded), folded.sum(axis=0, dtype=np.int32)
-    panels = _uniform(columns, PAIRS16, np.arange(-(-k // 4), dtype=np.int32))
+    order = np.arange(-(-k // 4), dtype=np.int32)
+    data = aligned_bytes(-(-columns // NR) * len(order) * STEP_BYTES[PAIRS16])
     sums = np.empty(columns, np.int32)
-    _core.lib.pyq_pack_bytes(
+    layout = _core.lib.pyq_pack_bytes(
         _core.ffi.from_buffer("uint8_t[]", np.ascontiguousarray(b)),
         b.dtype == np.int8,
         k,
         columns,
         _core.ffi.from_buffer("int32_t[]", np.ascontiguousarray(np.broadcast_to(zero_point, (columns,)), np.int32)),
-        _core.ffi.from_buffer("uint8_t[]", panels.data, require_writable=True),
+        _core.ffi.from_buffer("uint8_t[]", data, require_writable=True),
         _core.ffi.from_buffer("int32_t[]", sums, require_writable=True),
     )
-    return panels, sums
+    return _in_layout(columns, layout, order, data[: data.size * STEP_BYTES[layout] // STEP_BYTES[PAIRS16]]), sums
 
 
 def join(groups: list[Panels], row_offsets: list[int], columns: int) -> Panels:
