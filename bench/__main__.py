@@ -25,7 +25,7 @@ from bench.kernels import rates
 from bench.machine import Machine, measure_machine
 from bench.peers import LIBRARIES, installed
 from bench.processes import Worker, workers
-from bench.sets import SETS, TRAINED, chosen, read_shapes
+from bench.sets import NOT_INSTALLED, SETS, chosen, read_shapes
 from bench.suites import own_task, peer_task
 from bench.tables import kernels_table, machine_text, peers_table
 from pyq.benchmark import Result, WrongResult, measure
@@ -123,8 +123,8 @@ def selected(arguments: argparse.Namespace, console: Console) -> dict[str, list[
             continue
         try:
             sets[name] = chosen(name, arguments.full, arguments.only)
-        except FileNotFoundError as error:
-            console.print(f"{TRAINED} is left out: {error}")
+        except NOT_INSTALLED as error:
+            console.print(f"{name} is left out: {error}")
     if arguments.shapes:
         sets[arguments.shapes.stem] = list(read_shapes(arguments.shapes))
     return {name: shapes for name, shapes in sets.items() if shapes}

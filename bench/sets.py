@@ -1,27 +1,28 @@
-"""The sets of shapes that are timed: files, and the layers of a trained model."""
+"""The sets of shapes that are timed: files, and the layers of trained models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bench.trained import trained_layers
-from pyq.demo.assets import find_model
+from bench.models import TRAINED
+from bench.trained import different
 from pyq.workloads import Conv, MatMul, shape_of
 
 FOLDER = Path(__file__).parent / "shapes"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.txt"))}
-TRAINED = "trained"
-SETS = (*FILES, TRAINED)
+SETS = (*FILES, *TRAINED)
+NOT_INSTALLED = FileNotFoundError, ModuleNotFoundError
+"""What `chosen` raises where a trained model, or what reads it, is missing."""
 
 
 def chosen(name: str, full: bool, only: str = "") -> list[MatMul | Conv]:
     """The shapes of a set: all, or its quick selection; of these, those whose label contains `only`.
 
-    "trained": the layers of PP-OCRv4 rec, with its weights, the three with the most work for a quick run.
-    FileNotFoundError where its package is not installed.
+    Of a trained model the layers with its weights, each shape once; the three with the most work for a quick run.
+    One of `NOT_INSTALLED` where it is missing.
     """
-    if name == TRAINED:
-        layers = trained_layers(find_model(), (1, 3, 48, 320))
+    if name in TRAINED:
+        layers = different(TRAINED[name]())
         heaviest = sorted(layers, key=lambda layer: -layer.macs)[:3]
         marked: dict[MatMul | Conv, bool] = {layer: layer in heaviest for layer in layers}
     else:

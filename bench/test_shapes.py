@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import RESULTS
 from bench.machine import Machine
-from bench.sets import SETS, chosen
+from bench.sets import NOT_INSTALLED, SETS, chosen
 from bench.suites import own_task
 from bench.trained import TrainedConv, TrainedMatMul
 from pyq.benchmark import Contender, Result, Task, Timing, checked
@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in SETS:
         try:
             shapes = chosen(name, metafunc.config.getoption("full"))
-        except FileNotFoundError as error:  # the package of the trained model
+        except NOT_INSTALLED as error:
             print(f"{name} is left out: {error}")
             continue
         for shape in shapes:

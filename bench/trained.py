@@ -1,7 +1,8 @@
-"""The layers of a trained model as shapes, with its own weights instead of random ones."""
+"""The layers of trained models as shapes, with their own weights instead of random ones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class TrainedMatMul(MatMul):
 
     def weights(self, rng: np.random.Generator, distribution: str) -> QTensor:
         """The layer's, whatever is asked for."""
-        return quantize(self.reals, "int8", axis=1)
+        return _quantized(self.reals, axis=1)
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,26 @@ class TrainedConv(Conv):
 
     def weights(self, rng: np.random.Generator, distribution: str) -> QTensor:
         """The layer's, whatever is asked for."""
-        return quantize(self.reals, "int8", axis=0)
+        return _quantized(self.reals, axis=0)
 
 
-def trained_layers(model: Path, size: tuple[int, ...]) -> list[TrainedMatMul | TrainedConv]:
-    """The different layers of an ONNX model for an input of `size`: each shape once, with the weights of the first.
+Layer = TrainedMatMul | TrainedConv
+
+
+def _quantized(reals: NDArray[np.float32], axis: int) -> QTensor:
+    return quantize(np.where(np.abs(reals) < TINY, np.float32(0), reals), "int8", axis=axis)
+
+
+def different(layers: Iterable[Layer]) -> list[Layer]:
+    """Each shape once, with the weights of the first layer that has it."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        found.setdefault(layer.label, layer)
+    return list(found.values())
+
+
+def onnx_layers(model: Path, size: tuple[int, ...]) -> list[Layer]:
+    """The layers of an ONNX model for an input of `size`.
 
     Products and convolutions of constant weights count; of the latter those in 2-D, not dilated, that are padded by
     half the kernel.
@@ -50,17 +66,11 @@ def trained_layers(model: Path, size: tuple[int, ...]) -> list[TrainedMatMul | T
     nodes = [node for node in nodes if node.inputs[1] in session.graph.constants]
     feeds = {session.get_inputs()[0].name: np.zeros(size, np.float32)}
     values = session.run_values([node.inputs[0] for node in nodes], feeds)
-    found: dict[str, TrainedMatMul | TrainedConv] = {}
-    for node in nodes:
-        weights = session.graph.constants[node.inputs[1]]
-        weights = np.where(np.abs(weights) < TINY, 0, weights)
-        layer = _layer(node, values[node.inputs[0]].shape, weights)
-        if layer is not None:
-            found.setdefault(layer.label, layer)
-    return list(found.values())
+    layers = (_layer(n, values[n.inputs[0]].shape, session.graph.constants[n.inputs[1]]) for n in nodes)
+    return [layer for layer in layers if layer is not None]
 
 
-def _layer(node: Node, shape: tuple[int, ...], weights: NDArray[Any]) -> TrainedMatMul | TrainedConv | None:
+def _layer(node: Node, shape: tuple[int, ...], weights: NDArray[Any]) -> Layer | None:
     if node.op_type != "Conv":
         w = weights.T if node.attributes.get("transB") else weights
         rows = int(np.prod(shape[:-1]))

@@ -26,10 +26,9 @@ from bench.__main__ import main
 from bench.machine import measure_machine
 from bench.peers import LIBRARIES, installed
 from bench.processes import Worker, WorkerError, workers
-from bench.sets import FILES, TRAINED, chosen, read_shapes
+from bench.sets import FILES, chosen, read_shapes
 from bench.suites import own_task, peer_task
 from bench.tables import mean_ratio, peers_table
-from bench.trained import TrainedConv, TrainedMatMul
 from pyq import cli
 from pyq.benchmark import Contender, Result, Task, Timing, WrongResult, mean_ratios, measure
 from pyq.config import Kernel
@@ -217,18 +216,6 @@ def test_shape_files(tmp_path: Path) -> None:
             read_shapes(file)
 
 
-def test_trained_layers() -> None:
-    layers = {layer.label: layer for layer in chosen(TRAINED, full=True)}
-    first, last = layers["3x3 s2 3-16 @48x320"], layers["40x6625x120"]
-    assert isinstance(first, TrainedConv) and isinstance(last, TrainedMatMul)
-    assert len(layers) == 35 and sum(isinstance(layer, Conv) for layer in layers.values()) == 30
-    rng = np.random.default_rng(0)
-    for layer in (first, last, layers["1x3 480-60 @1x40"], layers["dw 5x5 s2x1 240 @12x80"]):
-        weights = layer.weights(rng, "laplace")
-        np.testing.assert_allclose(weights.dequantize(), layer.reals, atol=weights.scale.max() * 0.501)
-        check(own_task(layer, 0, threads=1))
-
-
 def test_measured_peaks() -> None:
     machine = measure_machine()
     assert machine.bandwidth > 0 and all(peak > 0 for peak in machine.peaks.values())
@@ -278,15 +265,6 @@ def test_bench_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit):
         main(["triangles"])
     assert "SET: got 'triangles'" in capsys.readouterr().err
-
-
-def test_a_missing_trained_model_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def missing() -> Path:
-        raise FileNotFoundError("install it")
-
-    monkeypatch.setattr("bench.sets.find_model", missing)
-    assert main(["trained"]) == 0
-    assert "trained is left out: install it" in capsys.readouterr().out
 
 
 @pytest.mark.slow

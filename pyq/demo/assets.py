@@ -14,18 +14,26 @@ SENTENCES_FILE = "vaderSentiment-3.3.2.tar.gz"
 def find_model() -> Path:
     """Return the text-recognition model PP-OCRv4 rec, as the wheel of rapidocr-onnxruntime ships it.
 
-    Raises FileNotFoundError that says what to install. The package is looked up, never imported.
+    Raises FileNotFoundError that says what to install.
     """
-    name = MODEL_PACKAGE.partition("==")[0]
+    return find_packaged(MODEL_FILE, MODEL_PACKAGE, "the demo's model")
+
+
+def find_packaged(file: str, package: str, what: str) -> Path:
+    """Return a file that is in the wheel of `package`, a name with "==" and a version.
+
+    Raises FileNotFoundError that says what to install; it calls the file `what`. The package is looked up, never
+    imported.
+    """
+    name = package.partition("==")[0]
     try:
         installed = files(name) or []
     except PackageNotFoundError:
         installed = []
-    found = [Path(str(file.locate())) for file in installed if str(file) == MODEL_FILE]
+    found = [Path(str(each.locate())) for each in installed if str(each) == file]
     if not found or not found[0].is_file():
         raise FileNotFoundError(
-            f"the demo's model comes from the package {name}, which is not installed: "
-            f"pip install --no-deps {MODEL_PACKAGE}"
+            f"{what} comes from the package {name}, which is not installed: pip install --no-deps {package}"
         )
     return found[0]
 
