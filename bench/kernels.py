@@ -166,9 +166,7 @@ class Window:
     """One call of a depthwise kernel that takes a whole window: some neighbouring pixels, requantized to uint8."""
 
     def __init__(self, kernel: Kernel, channels: int, rng: np.random.Generator) -> None:
-        from pyq._core import ffi, lib
-
-        row = _c_row(kernel.name)
+        row = _c_row(kernel.name.removeprefix("numba_"))
         self.kernel, side = kernel, row.kernel
         width = (kernel.mr - 1) * row.stride + side
         self.size = kernel.mr * channels * side**2
@@ -179,22 +177,47 @@ class Window:
         sums = np.einsum("pcrk,crk->pc", covered.astype(np.int32), w.unpack()[:, 0].astype(np.int32))
         self.expected = backend("reference").requantize(sums, epilogue)
         self.out = np.empty((kernel.mr, channels), np.uint8)
-        pixels = ffi.new("uint8_t *[]", lib.PYQ_PITCH * side)
+        pixels = np.zeros(windows.PITCH * side, np.int64)
         for r, i in np.ndindex(side, width):
-            pixels[int(r * lib.PYQ_PITCH + i)] = ffi.cast("uint8_t *", int(x[r, i].ctypes.data))
-        weights, prepared = windows.window_weights(w), _prepared(epilogue, channels)
-        taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0))
-        target = ffi.from_buffer(self.out, require_writable=True)
-
-        def call(owners: object = (x, weights, prepared)) -> None:  # addresses do not keep them alive
-            row.window(taps, pixels, target)
-
-        self.call = call
+            pixels[r * windows.PITCH + i] = x[r, i].ctypes.data
+        self.x = x  # its addresses do not keep it alive
+        run = _c_window if kernel.backend == "c" else _numba_window
+        self.call = run(kernel, pixels, windows.window_weights(w), epilogue, self.out)
 
     def check(self, seed: int) -> None:
         """WrongResult when an output differs from the reference's."""
         self.call()
         _compare(self.kernel, self.out, self.expected, seed)
+
+
+def _c_window(
+    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[np.int16], epilogue: Epilogue, out: NDArray[np.uint8]
+) -> Callable[[], None]:
+    from pyq._core import ffi
+
+    function, channels = _c_row(kernel.name).window, out.shape[1]
+    prepared = _prepared(epilogue, channels)
+    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0))
+    table, target = ffi.from_buffer("uint8_t *[]", pixels), ffi.from_buffer(out, require_writable=True)
+
+    def call(owners: object = (weights, prepared)) -> None:  # a struct does not keep alive what it points to
+        function(taps, table, target)
+
+    return call
+
+
+def _numba_window(
+    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[np.int16], epilogue: Epilogue, out: NDArray[np.uint8]
+) -> Callable[[], None]:
+    from pyq.kernels.backend import NumbaBackend
+    from pyq.kernels.depthwise import window
+    from pyq.kernels.registry import WINDOWS, window_name
+
+    [row] = [number for number, row in enumerate(WINDOWS) if f"numba_{window_name(row)}" == kernel.name]
+    channels = out.shape[1]
+    prepared = NumbaBackend().prepare(epilogue, lower_epilogue(epilogue, channels), channels)
+    taps, target = weights.reshape(-1), out.reshape(-1)
+    return lambda: window(row, pixels, taps, channels, prepared, target)
 
 
 def _random_epilogue(columns: int, rng: np.random.Generator) -> Epilogue:

@@ -24,10 +24,9 @@ amax * max(sum of its positive weights, sum of its |negative| ones) <= 32767. Su
 
 from __future__ import annotations
 
-from string import Formatter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -35,15 +34,8 @@ from numba.extending import intrinsic
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS32, STEP_BYTES, TAPS16, WORDS
 
 from .host import AVX2
+from .llvm import I8, I8X16, I16, I16X16, I32, I32X8, I64, Builder, Value, assemble, load
 from .registry import MAX_MR, MICROKERNELS, NARROW
-
-binding.initialize_native_asmparser()
-
-I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-I8X16, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I16, 16), (I32, 8)))
-
-Builder: TypeAlias = ir.IRBuilder
-Value: TypeAlias = Any  # an ir.Value; llvmlite has no types
 
 
 class Part(NamedTuple):
@@ -152,47 +144,14 @@ TURNS = {
 """Of each layout, and columns of a tile: steps of a turn of the loop, and its parts."""
 
 
-class _Operand(int):
-    """Number of an operand of inline assembly; `{name:x}` is the lower half of a vector."""
-
-    def __format__(self, modifier: str) -> str:
-        return f"${{{int(self)}:{modifier}}}" if modifier else f"${int(self)}"
-
-
-def _assemble(builder: Builder, text: str, sums: list[Value], inputs: dict[str, Value]) -> list[Value]:
-    """`left`, and `right` if the tile has it, given as sums, after the instructions of a `Part`.
-
-    Its temporaries are outputs that nobody reads; the sums before are tied to the first two outputs.
-    """
-    names = {name for _, name, _, _ in Formatter().parse(text) if name}
-    used = [name for name in inputs if name in names]
-    halves = ["left", "right"][: len(sums)]
-    outputs = [*halves, *sorted(names - {*halves, *used})]
-    before = [f"{half} before" for half in halves]
-    numbers = {name: _Operand(i) for i, name in enumerate([*outputs, *before, *used])}
-    arguments = [*sums, *(inputs[name] for name in used)]
-    places = ["x" if value.type == I32X8 else "r" for value in arguments[len(sums) :]]
-    constraints = ",".join(["=&x"] * len(outputs) + [*map(str, range(len(sums))), *places, "~{memory}"])
-    kind = ir.FunctionType(ir.LiteralStructType([I32X8] * len(outputs)), [value.type for value in arguments])
-    assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
-    results = builder.call(assembly, arguments)
-    return [builder.extract_value(results, i) for i in range(len(sums))]
-
-
-def _load(builder: Builder, pointer: Value, kind: ir.Type, index: int) -> Value:
-    """Vector number `index`, counted from a pointer, at any alignment."""
-    vectors = builder.bitcast(pointer, kind.as_pointer())
-    return builder.load(builder.gep(vectors, [I64(index)]), align=1)
-
-
 def _load_weights(builder: Builder, layout: int, weights: Value, index: int) -> Value:
     """Vector number `index` of a turn. QUADS32: the even bytes of both halves of the columns, then the odd ones."""
     if layout == PAIRS8W:
-        return builder.bitcast(builder.sext(_load(builder, weights, I8X16, index), I16X16), I32X8)
+        return builder.bitcast(builder.sext(load(builder, weights, I8X16, index), I16X16), I32X8)
     if layout == QUADS32:
-        eight, words = ir.Constant(I16X16, [8] * 16), _load(builder, weights, I16X16, index % 2)
+        eight, words = ir.Constant(I16X16, [8] * 16), load(builder, weights, I16X16, index % 2)
         return builder.bitcast(builder.ashr(builder.shl(words, eight) if index < 2 else words, eight), I32X8)
-    return _load(builder, weights, I32X8, index)
+    return load(builder, weights, I32X8, index)
 
 
 def _emit_turn(
@@ -203,8 +162,8 @@ def _emit_turn(
     for part in parts:
         kept = {f"w{i}": _load_weights(builder, layout, inputs["weights"], i) for i in part.kept}
         for row, halves in zip(rows, tile, strict=True):
-            before = [builder.load(half) for half in halves]
-            after = _assemble(builder, part.text, before, {"row": row, **inputs, **kept})
+            before = {name: builder.load(half) for name, half in zip(("left", "right"), halves, strict=False)}
+            after = assemble(builder, part.text, before, {"row": row, **inputs, **kept})
             for half, value in zip(halves, after, strict=True):
                 builder.store(value, half)
 
@@ -225,7 +184,7 @@ def _microkernel(module: ir.Module, layout: int, mr: int, nr: int) -> ir.Functio
     builder = ir.IRBuilder(function.append_basic_block())
     rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(mr)]
     targets = [builder.gep(acc, [I64(NR * r + c)]) for r in range(mr) for c in range(0, nr, 8)]
-    halves = [cgutils.alloca_once_value(builder, _load(builder, target, I32X8, 0)) for target in targets]
+    halves = [cgutils.alloca_once_value(builder, load(builder, target, I32X8, 0)) for target in targets]
     tile = [halves[r * nr // 8 : (r + 1) * nr // 8] for r in range(mr)]
     ones = builder.bitcast(ir.Constant(I16X16, [1] * 16), I32X8)
     even = cgutils.global_constant(builder, "even", ir.Constant(I16X16, [255] * 16))

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyq import windows
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.kernel_backend import KernelBackend
 from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
 from pyq.packing import PackedWeight
-from pyq.panels import NR
 from pyq.pool_windows import Windows
 from pyq.qparams import QParams
 
-from . import elementwise, gemm, normalize, pool
+from . import elementwise, normalize, pool
 from . import epilogue as epilogue_kernels
+from .calls import Call, as_bytes, depthwise_layer, matrix_place, product
 from .epilogue import FLOAT32, INT32, QUANTIZED
 from .host import default_isa
-from .rows import Rows, image_rows, matrix_rows
 
 OPERATIONS = {"add": elementwise.ADD, "sub": elementwise.SUB, "mul": elementwise.MUL, "div": elementwise.DIV}
 
@@ -30,7 +30,7 @@ KINDS = {
     np.dtype(np.int8): QUANTIZED,
 }
 
-_NO_BYTES, _NO_FLOATS = np.empty(0, np.uint8), np.empty(0, np.float32)
+_NO_FLOATS = np.empty(0, np.float32)
 
 
 class NumbaBackend(KernelBackend):
@@ -51,7 +51,7 @@ class NumbaBackend(KernelBackend):
             epilogue.zero_point,
             float(lowered.low),
             float(lowered.high),
-            _NO_BYTES if epilogue.table is None else epilogue.table,
+            as_bytes(epilogue.table),
             np.array(() if lowered.sum is None else lowered.sum, np.float32),
         )
 
@@ -64,9 +64,13 @@ class NumbaBackend(KernelBackend):
         out: NDArray[Any],
         residual: NDArray[Any] | None,
     ) -> None:
-        """The loop nest of `gemm.gemm`."""
-        zero = x_zero_point + activation_shift(x.dtype, w.amax)
-        self._run(matrix_rows(x, w), w.offsets(), zero, w, epilogue, out, residual)
+        """See `calls.product`."""
+
+        def prepare() -> Call:
+            zero = x_zero_point + activation_shift(x.dtype, w.amax)
+            return product(self.isa, x, w, matrix_place(w), zero, self.epilogue_of(epilogue, w, zero))
+
+        w.cached((self.name, self.isa, epilogue, x_zero_point, x.dtype.char), prepare)(x, w, out, residual)
 
     def run_conv(
         self,
@@ -78,31 +82,24 @@ class NumbaBackend(KernelBackend):
         out: NDArray[Any],
         residual: NDArray[Any] | None,
     ) -> None:
-        """The loop nest of `gemm.gemm`."""
-        zero = x_zero_point + activation_shift(x.dtype, w.amax)
-        place = place_conv(x.shape, w, geometry, zero)
-        self._run(image_rows(x, w, place, zero), place.offsets, zero, w, epilogue, out, residual)
+        """See `calls.depthwise_layer` and `calls.product`."""
 
-    def _run(
-        self,
-        rows: Rows,
-        offsets: NDArray[np.int32],
-        zero: int,
-        w: PackedWeight,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        finish = w.cached((self.name, epilogue, zero), lambda: self.epilogue_of(epilogue, w, zero))
-        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.TILE_ROWS, NR), np.int32)
-        ends = finish, _bytes(residual), _bytes(out)
-        gemm.gemm(self.isa, *rows, offsets, w.segments, w.data, *scratch, *ends)
+        def prepare() -> Call:
+            zero = x_zero_point + activation_shift(x.dtype, w.amax)
+            place = place_conv(x.shape, w, geometry, zero)
+            finish, taps = self.epilogue_of(epilogue, w, zero), windows.taps_for(w, geometry, epilogue)
+            if taps is None:
+                return product(self.isa, x, w, place, zero, finish)
+            return depthwise_layer(self.isa, x, w, place, zero, taps, finish)
+
+        key = (self.name, self.isa, epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry)
+        w.cached(key, prepare)(x, w, out, residual)
 
     def finish(
         self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any], residual: NDArray[Any] | None
     ) -> None:
         """The epilogue of `epilogue.finish`."""
-        epilogue_kernels.finish(acc, prepared, _bytes(residual), _bytes(out))
+        epilogue_kernels.finish(acc, prepared, as_bytes(residual), as_bytes(out))
 
     def lookup_run(self, x: NDArray[np.uint8], table: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         """See `elementwise.lookup`."""
@@ -200,10 +197,6 @@ def _windows(x: NDArray[Any], windows: Windows) -> tuple[Any, ...]:
     """The first arguments of the pools."""
     flip = 128 if x.dtype == np.int8 else 0
     return x.reshape(len(x), -1).view(np.uint8), flip, *windows
-
-
-def _bytes(array: NDArray[Any] | None) -> NDArray[np.uint8]:
-    return _NO_BYTES if array is None else array.reshape(-1).view(np.uint8)
 
 
 def _lines(operand: BinaryLines) -> tuple[Any, ...]:

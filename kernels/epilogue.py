@@ -10,15 +10,15 @@ off). For QUANTIZED, low and high are integers with the zero point already subtr
 equals clamping after it, and keeps the conversion to int32 in range.
 
 Sixteen columns are one LLVM vector, because its own vectorizer wants loops of 32. With AVX2 they become twice vpaddd,
-vcvtdq2ps, vmulps, vmaxps, vminps, vcvtps2dq (which rounds half to even), vpaddd; and one store. Without it, what the
-target has.
+vcvtdq2ps, vmulps, vmaxps, vminps, vcvtps2dq (which rounds half to even), vpaddd, vpand; four packs and shuffles; one
+store. Without it, what the target has. Of a last panel that is not full, only columns that exist are read and stored.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -27,6 +27,7 @@ from numba.extending import intrinsic
 from pyq.panels import NR
 
 from .host import Bytes, Floats, Int32s, array, inlined, jit
+from .llvm import I32, I64, Builder, load, load_first, splat, store, store_first
 
 INT32, FLOAT32, QUANTIZED, SUM = range(4)
 """Kinds of output, whose memory is given as bytes; SUM only chooses a vector."""
@@ -61,25 +62,23 @@ Epilogue = tuple[int, Int32s, Floats, Floats, int, float, float, Bytes, Floats]
 _INTS, _FLOATS, _BYTES = (ir.VectorType(kind, NR) for kind in (ir.IntType(32), ir.FloatType(), ir.IntType(8)))
 
 
-def _splat(builder: ir.IRBuilder, value: Any) -> Any:
-    undefined = ir.Constant(ir.VectorType(value.type, NR), ir.Undefined)
-    single = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(single, undefined, ir.Constant(_INTS, [0] * NR))
+def _splat(builder: Builder, value: Any) -> Any:
+    return splat(builder, value, NR)
 
 
-def _clamp(builder: ir.IRBuilder, reals: Any, lowest: Any, highest: Any) -> Any:
+def _clamp(builder: Builder, reals: Any, lowest: Any, highest: Any) -> Any:
     reals = builder.select(builder.fcmp_ordered(">", reals, lowest), reals, lowest)
     return builder.select(builder.fcmp_ordered("<", reals, highest), reals, highest)
 
 
-def _round(builder: ir.IRBuilder, reals: Any) -> Any:
+def _round(builder: Builder, reals: Any) -> Any:
     nearest = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_INTS, [_FLOATS]), f"llvm.lrint.v{NR}i32.v{NR}f32"
     )
     return builder.call(nearest, [reals])
 
 
-def _add_residual(builder: ir.IRBuilder, product: Any, numbers: list[Any], residual: Any) -> Any:
+def _add_residual(builder: Builder, product: Any, numbers: list[Any], residual: Any) -> Any:
     """The product, rounded to its own integers, plus bytes of the residual; in units of the sum."""
     low, high, product_scale, residual_scale, zero_point, is_signed, scale = numbers
     integers = builder.sitofp(_round(builder, _clamp(builder, product, low, high)), _FLOATS)
@@ -90,21 +89,59 @@ def _add_residual(builder: ir.IRBuilder, product: Any, numbers: list[Any], resid
     return builder.fdiv(total, scale)
 
 
-def _vector(kind: int) -> Any:
-    """The intrinsic that finishes NR columns: acc from element `first` on, into out from element `to` on.
+class Columns(NamedTuple):
+    """What the columns of a vector have of their own: vectors of NR."""
 
-    SUM is QUANTIZED with a residual, whose bytes lie as those of out.
+    bias: Any
+    multiplier: Any
+    offset: Any
+
+
+COLUMNS = Columns(_INTS, _FLOATS, _FLOATS)
+
+
+class Limits(NamedTuple):
+    """low, high: float32 numbers; zero_point: int32."""
+
+    low: Any
+    high: Any
+    zero_point: Any
+
+
+def finish_vector(
+    builder: Builder, kind: int, sums: Any, columns: Columns, limits: Limits, residual: Sequence[Any] = ()
+) -> Any:
+    """The outputs of NR columns. residual: for SUM, the numbers of a `LoweredSum` and the bytes to be added."""
+    result = builder.add(sums, columns.bias)
+    if kind == INT32:
+        return result
+    result = builder.fmul(builder.sitofp(result, _FLOATS), columns.multiplier)
+    if kind == FLOAT32:
+        result = builder.fadd(result, columns.offset)
+    if kind == SUM:
+        result = _add_residual(builder, result, *residual)
+    result = _clamp(builder, result, _splat(builder, limits.low), _splat(builder, limits.high))
+    if kind == FLOAT32:
+        return result
+    return builder.trunc(builder.add(_round(builder, result), _splat(builder, limits.zero_point)), _BYTES)
+
+
+def _rows(kind: int, partial: bool) -> Any:
+    """The intrinsic that finishes `count` columns of all rows of acc, into out from element `to` on.
+
+    SUM is QUANTIZED with a residual, whose bytes lie as those of out. Unless `partial`, count is NR.
     """
 
     @intrinsic
-    def finish_vector(
+    def rows(
         typing: Any,
         acc: Any,
-        first: Any,
+        source: Any,
         bias: Any,
         multiplier: Any,
         offset: Any,
         column: Any,
+        count: Any,
         zero_point: Any,
         low: Any,
         high: Any,
@@ -113,84 +150,47 @@ def _vector(kind: int) -> Any:
         out: Any,
         to: Any,
     ) -> tuple[Any, Any]:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: list[Any]) -> Any:
-            def pointer(array: int, position: int, vector: ir.VectorType) -> Any:
-                data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
-                elements = builder.bitcast(data, vector.element.as_pointer())
-                return builder.bitcast(builder.gep(elements, [arguments[position]]), vector.as_pointer())
+        def codegen(context: Any, builder: Builder, signature: Any, arguments: list[Any]) -> Any:
+            source, column, count, zero_point, low, high, to = (arguments[i] for i in (1, 5, 6, 7, 8, 9, 13))
+            length = builder.trunc(count, I32)
+
+            def array(number: int) -> Any:
+                return context.make_array(signature.args[number])(context, builder, arguments[number])
+
+            def read(start: Any, index: Any, vector: ir.VectorType) -> Any:
+                place = builder.gep(start, [index])
+                return load_first(builder, place, vector, length) if partial else load(builder, place, vector)
 
             def number(index: int) -> Any:
-                data = context.make_array(signature.args[9])(context, builder, arguments[9]).data
-                return _splat(builder, builder.load(builder.gep(data, [ir.IntType(64)(index)])))
+                return _splat(builder, builder.load(builder.gep(array(10).data, [I64(index)])))
 
-            zero_point, low, high = arguments[6:9]
-            result = builder.add(*(builder.load(pointer(*place, _INTS), align=4) for place in ((0, 1), (2, 5))))
-            if kind != INT32:
-                result = builder.fmul(builder.sitofp(result, _FLOATS), builder.load(pointer(3, 5, _FLOATS), align=4))
-                if kind == FLOAT32:
-                    result = builder.fadd(result, builder.load(pointer(4, 5, _FLOATS), align=4))
-                if kind == SUM:
-                    addends = builder.load(pointer(10, 12, _BYTES), align=1)
-                    result = _add_residual(builder, result, [number(i) for i in range(7)], addends)
-                bounds = (_splat(builder, builder.fptrunc(bound, ir.FloatType())) for bound in (low, high))
-                result = _clamp(builder, result, *bounds)
-            if kind in (QUANTIZED, SUM):
-                zero = _splat(builder, builder.trunc(zero_point, ir.IntType(32)))
-                result = builder.trunc(builder.add(_round(builder, result), zero), _BYTES)
-            builder.store(result, pointer(11, 12, result.type), align=1)
+            columns = Columns(*(read(array(2 + i).data, column, vector) for i, vector in enumerate(COLUMNS)))
+            low, high = (builder.fptrunc(bound, ir.FloatType()) for bound in (low, high))
+            limits = Limits(low, high, builder.trunc(zero_point, I32))
+            numbers = [number(i) for i in range(7)] if kind == SUM else []
+            height, stride = (builder.extract_value(array(0).shape, i) for i in range(2))
+            total = array(2).nitems
+            with cgutils.for_range(builder, height) as loop:
+                sums = read(array(0).data, builder.add(builder.mul(loop.index, stride), source), _INTS)
+                place = builder.add(builder.mul(loop.index, total), to)
+                addends = (numbers, read(array(11).data, place, _BYTES)) if kind == SUM else ()
+                result = finish_vector(builder, kind, sums, columns, limits, addends)
+                target = builder.gep(builder.bitcast(array(12).data, result.type.element.as_pointer()), [place])
+                if partial:
+                    store_first(builder, result, target, length)
+                else:
+                    store(builder, result, target)
             return context.get_dummy_value()
 
-        arguments = acc, first, bias, multiplier, offset, column, zero_point, low, high, addition, residual, out, to
+        numbers = count, zero_point, low, high
+        arguments = acc, source, bias, multiplier, offset, column, *numbers, addition, residual, out, to
         return types.void(*arguments), codegen
 
-    return finish_vector
+    return rows
 
 
-_int32_vector, _float32_vector, _quantized_vector = (_vector(kind) for kind in (INT32, FLOAT32, QUANTIZED))
-_sum_vector = _vector(SUM)
-
-
-@inlined()
-def _add_residual_one(product: float, addition: Floats, byte: int) -> float:
-    """`_add_residual` for one column."""
-    product = product if product > addition[0] else addition[0]
-    product = product if product < addition[1] else addition[1]
-    value = np.float32(byte - 256 if byte > 127 and addition[5] else byte) - addition[4]
-    return (np.float32(np.rint(product)) * addition[2] + value * addition[3]) / addition[6]
-
-
-@inlined()
-def _finish_one(
-    kind: int,
-    acc: int,
-    bias: int,
-    multiplier: float,
-    offset: float,
-    zero_point: int,
-    low: float,
-    high: float,
-    addition: Floats,
-    residual: Bytes,
-    out: Bytes,
-    index: int,
-) -> None:
-    """Finish one column, into element `index` of out."""
-    total = np.int32(acc + bias)
-    if kind == INT32:
-        out.view(np.int32)[index] = total
-        return
-    lowest, highest = np.float32(low), np.float32(high)
-    real = np.float32(total) * multiplier
-    if len(addition):
-        real = _add_residual_one(real, addition, residual[index])
-    if kind == FLOAT32:
-        real += offset
-    real = real if real > lowest else lowest
-    real = real if real < highest else highest
-    if kind == FLOAT32:
-        out.view(np.float32)[index] = real
-    else:
-        out[index] = np.int32(np.rint(real)) + np.int32(zero_point)
+_int32_rows, _float32_rows, _quantized_rows, _sum_rows = (_rows(kind, False) for kind in range(4))
+_int32_parts, _float32_parts, _quantized_parts, _sum_parts = (_rows(kind, True) for kind in range(4))
 
 
 @inlined()
@@ -199,27 +199,29 @@ def finish_columns(
 ) -> None:
     """Write out[begin : begin + len(acc), column : column + columns] from acc[:, source:]; columns is at most NR."""
     kind, bias, multiplier, offset, zero_point, low, high, table, addition = epilogue
-    total, stride = len(bias), acc.shape[1]
+    total = len(bias)
     first = begin * total + column
-    ends = (zero_point, low, high, addition, residual, out)
-    rest = (bias, multiplier, offset, column, *ends)
-    if columns < NR:
-        for r in range(len(acc)):
-            for c in range(columns):
-                n, to = column + c, first + r * total + c
-                _finish_one(kind, acc[r, source + c], bias[n], multiplier[n], offset[n], *ends, to)
+    numbers = (column, columns, zero_point, low, high, addition, residual, out, first)
+    operands = (acc, source, bias, multiplier, offset, *numbers)
+    if kind == QUANTIZED and len(addition):
+        kind = SUM
+    if columns == NR:
+        if kind == INT32:
+            _int32_rows(*operands)
+        elif kind == FLOAT32:
+            _float32_rows(*operands)
+        elif kind == QUANTIZED:
+            _quantized_rows(*operands)
+        else:
+            _sum_rows(*operands)
     elif kind == INT32:
-        for r in range(len(acc)):
-            _int32_vector(acc, r * stride + source, *rest, first + r * total)
+        _int32_parts(*operands)
     elif kind == FLOAT32:
-        for r in range(len(acc)):
-            _float32_vector(acc, r * stride + source, *rest, first + r * total)
-    elif len(addition):
-        for r in range(len(acc)):
-            _sum_vector(acc, r * stride + source, *rest, first + r * total)
+        _float32_parts(*operands)
+    elif kind == QUANTIZED:
+        _quantized_parts(*operands)
     else:
-        for r in range(len(acc)):
-            _quantized_vector(acc, r * stride + source, *rest, first + r * total)
+        _sum_parts(*operands)
     if len(table):
         for r in range(len(acc)):
             for i in range(first + r * total, first + r * total + columns):

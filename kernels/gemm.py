@@ -34,12 +34,18 @@ Four = tuple[int, int, int, int]
 
 @jit()
 def _row_starts(rows: Int64s, begin: int, size: Four, strides: Four) -> None:
-    """Positions in the activations of the output rows from `begin` on."""
-    for r in range(len(rows)):
-        line, w = divmod(begin + r, size[3])
+    """Positions in the activations of the output rows from `begin` on: line by line, as divisions cost most."""
+    line, w = divmod(begin, size[3])
+    r = 0
+    while r < len(rows):
         plane, h = divmod(line, size[2])
         n, d = divmod(plane, size[1])
-        rows[r] = n * strides[0] + d * strides[1] + h * strides[2] + w * strides[3]
+        at = n * strides[0] + d * strides[1] + h * strides[2] + w * strides[3]
+        run = min(size[3] - w, len(rows) - r)
+        for i in range(run):
+            rows[r + i] = at + i * strides[3]
+        r += run
+        line, w = line + 1, 0
 
 
 @jit()

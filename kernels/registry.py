@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from pyq import windows
 from pyq.backends import ISA_NAMES
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32, TAPS16
 
@@ -45,6 +46,45 @@ def best_tile(isa: int, layout: int, columns: int, left: int) -> tuple[int, int]
     return -mr, nr
 
 
+class Window(NamedTuple):
+    """A depthwise microkernel: side of the kernel, stride along a line (0: any), output pixels of a tile."""
+
+    isa: int
+    side: int
+    stride: int
+    mr: int
+
+
+MAX_WINDOW = 4
+"""Output pixels, at most."""
+
+WINDOWS = [
+    *(Window(isa, side, 0, 1) for isa in (SCALAR, AVX2) for side in windows.KERNELS),
+    *(
+        Window(AVX2, side, stride, mr)
+        for side in windows.KERNELS
+        for stride in windows.STRIDES
+        for mr in range(2, MAX_WINDOW + 1)
+    ),
+]
+
+
+def best_window(isa: int, side: int, stride: int, left: int) -> int:
+    """The number in `WINDOWS` of the tallest tile that fits, where `left` output pixels are left."""
+    fitting = [
+        (window.mr, number)
+        for number, window in enumerate(WINDOWS)
+        if (window.isa, window.side) == (isa, side) and window.stride in (0, stride) and window.mr <= left
+    ]
+    return max(fitting)[1]
+
+
+def window_name(window: Window) -> str:
+    """What csrc/kernels.def calls its twin."""
+    stride = f"s{window.stride}" if window.stride else ""
+    return f"{ISA_NAMES[window.isa]}_window{window.side}{stride}_{window.mr}x{NR}"
+
+
 def _record(operation: str, name: str, isa: int, layout: str, mr: int, nr: int, p: int) -> dict[str, Any]:
     return {
         "name": f"numba_{name}",
@@ -62,8 +102,8 @@ def _record(operation: str, name: str, isa: int, layout: str, mr: int, nr: int, 
 def kernels() -> list[dict[str, Any]]:
     """A record for each kernel, with the fields of `pyq.kernels_available()`.
 
-    `tile.tiles(isa, layout, nr, ...)` with `mr` rows runs the microkernel of a record and no other. The last record is
-    the epilogue, `epilogue.finish`: loops that LLVM vectorizes for the target.
+    `tile.tiles(isa, layout, nr, ...)` with `mr` rows runs the microkernel of a record and no other; `depthwise.window`
+    those of `WINDOWS`, by their numbers. The last record is the epilogue, `epilogue.finish`, for any target.
     """
     records = []
     for isa, layout, mr, nr in MICROKERNELS:
@@ -72,4 +112,6 @@ def kernels() -> list[dict[str, Any]]:
         records.append(
             _record(operation, f"{ISA_NAMES[isa]}_{name}_{mr}x{nr}", isa, name, mr, nr, GROUP_SIZE.get(layout, 1))
         )
+    for window in WINDOWS:
+        records.append(_record("depthwise", window_name(window), window.isa, "", window.mr, NR, 1))
     return [*records, _record("requantize", "requantize", SCALAR, "", 0, NR, 0)]

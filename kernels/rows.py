@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from pyq.lowering import SLACK, ConvPlace, above_amax, activation_shift, reads_exactly
+from pyq.lowering import SLACK, ConvPlace, above_amax, activation_shift
 from pyq.packing import PackedWeight
 from pyq.panels import WORDS
 
@@ -19,17 +20,47 @@ Three = tuple[int, int, int]
 _NO_BYTES, _NO_WORDS = np.empty(0, np.uint8), np.empty(0, np.int16)
 
 
-class Rows(NamedTuple):
-    """Row (n, d, h, w) of the activations starts at the sum of these times `strides`, in elements.
+class Activations(NamedTuple):
+    """How activations [N, *size, channels] become what the kernels read; made once for a weight and a shape.
 
-    The elements lie in `data` as bytes, in `words` as int16; what no layout needs is empty. `size` is that of the
-    output: images, depth, height, width.
+    shift: added to each byte, modulo 256; zero: what padding is then. in_place: they stay where they are; data, words:
+    whether they are copied as bytes, as int16. elements: of a padded image.
     """
 
-    data: NDArray[np.uint8]
-    words: NDArray[np.int16]
-    size: tuple[int, int, int, int]
-    strides: tuple[int, int, int, int]
+    size: Three
+    begin: Three
+    end: Three
+    channels: int
+    shift: int
+    zero: int
+    in_place: bool
+    data: bool
+    words: bool
+    elements: int
+
+    @staticmethod
+    def of(x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int, exact: bool) -> Activations:
+        """Images like x, for the layouts of `w`. exact: nothing behind them is read."""
+        shift, channels = activation_shift(x.dtype, w.amax), x.shape[-1]
+        padded = any((*place.begin, *place.end))
+        in_place = bool(w.layouts - WORDS) and exact and not padded and not shift
+        elements = channels * math.prod(b + s + e for b, s, e in zip(place.begin, place.size, place.end, strict=True))
+        copied = bool(w.layouts - WORDS) and not in_place, bool(w.layouts & WORDS)
+        return Activations(*place[:3], channels, shift, zero, in_place, *copied, elements)
+
+    def read(self, x: NDArray[Any], w: PackedWeight) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+        """The contiguous x as bytes, and as words; ValueError when one of them is above what `w` was packed for.
+
+        What is copied is valid until this thread's next call.
+        """
+        flat = x.reshape(-1).view(np.uint8)
+        data = _scratch("data", len(x) * self.elements, np.uint8) if self.data else _NO_BYTES
+        words = _scratch("words", len(x) * self.elements, np.int16) if self.words else _NO_WORDS
+        if self.data or self.words or w.amax < 255:
+            place = self.size, self.begin, self.end, self.channels
+            if pad_images(flat, len(x), *place, self.shift, self.zero, data, words) > w.amax:
+                raise above_amax(x, w)
+        return flat if self.in_place else data, words
 
 
 _thread = threading.local()
@@ -120,32 +151,3 @@ def pad_images(
         for value in x:
             highest = max(highest, value)
     return highest
-
-
-def matrix_rows(x: NDArray[Any], w: PackedWeight) -> Rows:
-    """Rows of a matrix [M, K], taken as M images of one pixel."""
-    place = ConvPlace((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), w.offsets())
-    return image_rows(x, w, place, 0)
-
-
-def image_rows(x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int) -> Rows:
-    """Rows of contiguous images [N, *spatial, C]: the first pixel under the kernel. Padding has the value `zero`.
-
-    Images that need no copy stay where they are. ValueError when an activation is above what `w` was packed for.
-    """
-    shift = activation_shift(x.dtype, w.amax)
-    count, channels = x.shape[0], x.shape[-1]
-    depth, height, width = (b + s + e for b, s, e in zip(place.begin, place.size, place.end, strict=True))
-    line = width * channels
-    plane = height * line
-    total = count * depth * plane
-    in_place = not shift and (depth, height, width) == place.size and reads_exactly(w, channels)
-    flat = x.reshape(-1).view(np.uint8)
-    data = _scratch("data", total, np.uint8) if w.layouts - WORDS and not in_place else _NO_BYTES
-    words = _scratch("words", total, np.int16) if w.layouts & WORDS else _NO_WORDS
-    if len(data) or len(words) or w.amax < 255:
-        highest = pad_images(flat, count, place.size, place.begin, place.end, channels, shift, zero, data, words)
-        if highest > w.amax:
-            raise above_amax(x, w)
-    moves = (plane * place.stride[0], line * place.stride[1], channels * place.stride[2])
-    return Rows(flat if in_place else data, words, (count, *place.out_size), (depth * plane, *moves))

@@ -100,8 +100,7 @@ class CBackend(KernelBackend):
         def prepare() -> Struct:
             zero = x_zero_point + activation_shift(x.dtype, w.amax)
             *place, offsets = place_conv(x.shape, w, geometry, zero)
-            windowed = windows.fits(w, geometry) and epilogue.residual is None
-            taps = w.cached("window_weights", lambda: windows.window_weights(w)) if windowed else None
+            taps = windows.taps_for(w, geometry, epilogue)
             return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets, taps)
 
         call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry), prepare)

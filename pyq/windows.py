@@ -1,4 +1,7 @@
-"""The taps of square depthwise kernels as csrc/depthwise.c takes them: derived from packed weights when first used."""
+"""The taps of square depthwise kernels as csrc/depthwise.c and kernels/depthwise.py take them.
+
+They are derived from packed weights when first used.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq import panels as panel_format
-from pyq.backends import ConvGeometry
+from pyq.backends import ConvGeometry, Epilogue
 from pyq.packing import PackedWeight
 from pyq.panels import NR, Panels, aligned_bytes
 
 KERNELS = (3, 5)
 STRIDES = (1, 2)
 """Along a line; the other one is free."""
+PITCH = 68
+"""Input pixels from one line of a table of addresses to the next: ``PYQ_PITCH`` in csrc/pyq.h."""
+
+
+def taps_for(w: PackedWeight, geometry: ConvGeometry, epilogue: Epilogue) -> NDArray[np.int16] | None:
+    """:func:`window_weights`, kept by ``w``, if the kernels of whole windows compute this layer."""
+    if not fits(w, geometry) or epilogue.residual is not None:
+        return None
+    taps: NDArray[np.int16] = w.cached("window_weights", lambda: window_weights(w))
+    return taps
 
 
 def fits(w: PackedWeight, geometry: ConvGeometry) -> bool:
-    """Whether csrc/depthwise.c computes this convolution; csrc/gemm.c computes all others."""
+    """Whether there are kernels of whole windows for this convolution; the others are computed as products are."""
     return (
         w.kind == "depthwise"
         and w.shape[2:] in {(side, side) for side in KERNELS}

@@ -21,15 +21,23 @@ from pyq._core import ffi, lib
 from pyq.backends import ConvGeometry, Epilogue, backend
 from pyq.c_backend import CBackend
 from pyq.config import Kernel
+from pyq.kernels import depthwise, registry
+from pyq.kernels.backend import NumbaBackend
+from pyq.kernels.host import available_isas
 from pyq.lowering import lower_epilogue
 from pyq.packing import PackedWeight, pack
 from pyq.tensor import QTensor
 
-PITCH = lib.PYQ_PITCH
 INT32 = Epilogue(np.dtype(np.int32))
 
 C_ROWS = {ffi.string(lib.pyq_kernels[i].name).decode(): lib.pyq_kernels[i] for i in range(lib.pyq_kernel_count())}
-KERNELS = [k for k in pyq.kernels_available() if k.runnable and k.name in C_ROWS and C_ROWS[k.name].window != ffi.NULL]
+NUMBA_ROWS = {f"numba_{registry.window_name(row)}": number for number, row in enumerate(registry.WINDOWS)}
+KERNELS = [
+    k
+    for k in pyq.kernels_available()
+    if k.runnable and (k.name in NUMBA_ROWS or (k.name in C_ROWS and C_ROWS[k.name].window != ffi.NULL))
+]
+every_backend = pytest.mark.parametrize("name", ["c", "numba"])
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -60,29 +68,46 @@ def run(
     side, width, channels = x.shape
     unused = (side + 1) // 2 * 2 * windows.NR
     pixels = [[put("pixels", np.ascontiguousarray(x[r, i])) for i in range(width)] for r in range(side)]
-    table = ffi.new("uint8_t *[]", PITCH * side)
+    table = np.zeros(windows.PITCH * side, np.int64)
     for r, line in enumerate(pixels):
-        for i, pixel in enumerate(line):
-            table[r * PITCH + i] = ffi.cast("uint8_t *", pixel.ctypes.data)
-    finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
+        table[r * windows.PITCH :][:width] = [pixel.ctypes.data for pixel in line]
     weights, out = put("weights", windows.window_weights(w)), put("out", np.zeros((kernel.mr, channels), e.dtype))
+    (run_c if kernel.backend == "c" else run_numba)(kernel, table, weights, channels, e, out)
+    return out
+
+
+def run_c(kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray) -> None:
+    finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
     lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
     taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest))
-    C_ROWS[kernel.name].window(taps, table, ffi.cast("void *", out.ctypes.data))
-    return out
+    pixels, target = ffi.from_buffer("uint8_t *[]", table), ffi.cast("void *", out.ctypes.data)
+    C_ROWS[kernel.name].window(taps, pixels, target)
+
+
+def run_numba(
+    kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray
+) -> None:
+    finish = NumbaBackend().prepare(e, lower_epilogue(e, channels), channels)
+    flat, target = weights.reshape(-1), out.reshape(-1).view(np.uint8)
+    depthwise.window(NUMBA_ROWS[kernel.name], table, flat, channels, finish, target)
+
+
+def row(kernel: Kernel) -> Any:
+    """Of the C kernels: those of Numba have the same."""
+    return C_ROWS[kernel.name.removeprefix("numba_")]
 
 
 def expected(kernel: Kernel, x: np.ndarray, w: PackedWeight) -> np.ndarray:
     """int32 [mr, C]."""
-    stride = max(1, C_ROWS[kernel.name].stride)
+    stride = max(1, row(kernel).stride)
     image = np.moveaxis(x, -1, 0)[None]
     return conv(image, w.unpack(), 0, w.zero_point, (1, stride), group=x.shape[-1])[0, :, 0].T
 
 
 def random_input(kernel: Kernel, rng: np.random.Generator, channels: int, extreme: bool) -> np.ndarray:
     """The input pixels under the output pixels."""
-    row = C_ROWS[kernel.name]
-    shape = row.kernel, (kernel.mr - 1) * row.stride + row.kernel, channels
+    side = row(kernel).kernel
+    shape = side, (kernel.mr - 1) * row(kernel).stride + side, channels
     return (corners if extreme else full_range)(rng, shape, "uint8")
 
 
@@ -105,17 +130,24 @@ def epilogue(rng: np.random.Generator, kind: str, channels: int) -> Epilogue:
 
 
 def test_every_instruction_set_has_a_kernel_for_every_pixel() -> None:
-    for isa in {k.isa for k in KERNELS}:
-        single = {(C_ROWS[k.name].kernel, C_ROWS[k.name].stride) for k in KERNELS if (k.isa, k.mr) == (isa, 1)}
+    for kind in {(k.backend, k.isa) for k in KERNELS}:
+        single = {(row(k).kernel, row(k).stride) for k in KERNELS if (k.backend, k.isa, k.mr) == (*kind, 1)}
         assert single == {(side, 0) for side in windows.KERNELS}  # a last pixel always finds a kernel
     assert {k.operation for k in KERNELS} == {"depthwise"}
+
+
+def test_numba_has_the_rows_of_c() -> None:
+    rows = {backend: {k.name for k in KERNELS if k.backend == backend} for backend in ("c", "numba")}
+    assert {f"numba_{name}" for name in rows["c"]} == rows["numba"]
+    assert windows.PITCH == lib.PYQ_PITCH
+    assert registry.MAX_WINDOW == lib.PYQ_WINDOW
 
 
 @every_kernel
 @given(seeds, st.integers(16, 70), st.booleans())
 def test_sums_are_exact(kernel: Kernel, seed: int, channels: int, extreme: bool) -> None:
     rng = np.random.default_rng(seed)
-    x, w = random_input(kernel, rng, channels, extreme), packed(rng, channels, C_ROWS[kernel.name].kernel, extreme)
+    x, w = random_input(kernel, rng, channels, extreme), packed(rng, channels, row(kernel).kernel, extreme)
     assert_same(run(kernel, x, w, INT32), expected(kernel, x, w), kernel.name)
 
 
@@ -123,11 +155,11 @@ def test_sums_are_exact(kernel: Kernel, seed: int, channels: int, extreme: bool)
 @pytest.mark.parametrize("activation", [0, 255])
 @pytest.mark.parametrize(("weight", "zero_point"), [(127, -128), (-128, 127)])
 def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_point: int) -> None:
-    row = C_ROWS[kernel.name]
-    data = np.full((20, 1, row.kernel, row.kernel), weight, np.int8)
+    side = row(kernel).kernel
+    data = np.full((20, 1, side, side), weight, np.int8)
     w = pack(QTensor(data, np.float32(1), zero_point), group=20)
-    x = np.full((row.kernel, (kernel.mr - 1) * row.stride + row.kernel, 20), activation, np.uint8)
-    sums = np.full((kernel.mr, 20), row.kernel**2 * activation * (weight - zero_point), np.int32)
+    x = np.full((side, (kernel.mr - 1) * row(kernel).stride + side, 20), activation, np.uint8)
+    sums = np.full((kernel.mr, 20), side**2 * activation * (weight - zero_point), np.int32)
     assert_same(run(kernel, x, w, INT32), sums, kernel.name)
 
 
@@ -135,7 +167,7 @@ def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_poi
 @given(seeds, st.sampled_from(["int32", "float32", "uint8", "int8"]), st.integers(16, 50))
 def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str, channels: int) -> None:
     rng = np.random.default_rng(seed)
-    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, C_ROWS[kernel.name].kernel, False)
+    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, row(kernel).kernel, False)
     e = epilogue(rng, kind, channels)
     result = run(kernel, x, w, e, "end" if seed % 2 else "start")
     assert_same(result, backend("reference").requantize(expected(kernel, x, w), e), kernel.name)
@@ -145,14 +177,14 @@ def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str
 @pytest.mark.parametrize("edge", ["end", "start"])
 @pytest.mark.parametrize("channels", [16, 17, 31, 32, 40])
 def test_stays_within_its_buffers(kernel: Kernel, edge: str, channels: int, rng: np.random.Generator) -> None:
-    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, C_ROWS[kernel.name].kernel, False)
+    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, row(kernel).kernel, False)
     assert_same(run(kernel, x, w, INT32, edge), expected(kernel, x, w), kernel.name)
 
 
 @pytest.mark.parametrize("short", ["pixels", "weights", "out"])
 @every_kernel
 def test_the_guard_pages_would_tell(kernel: Kernel, short: str, rng: np.random.Generator) -> None:
-    x, w = random_input(kernel, rng, 17, False), packed(rng, 17, C_ROWS[kernel.name].kernel, False)
+    x, w = random_input(kernel, rng, 17, False), packed(rng, 17, row(kernel).kernel, False)
     assert fatal_signal(lambda: run(kernel, x, w, INT32, "end", short)) == signal.SIGSEGV
 
 
@@ -196,27 +228,43 @@ def layer(draw: Any, rng: np.random.Generator) -> tuple[np.ndarray, int, PackedW
     return x, int(rng.integers(low, low + amax + 1)), w, ConvGeometry(strides, pads, dilations)
 
 
+def conv_by(version: tuple[str, int], *case: Any) -> np.ndarray:
+    """A layer by one of VERSIONS: a backend, capped at an instruction set."""
+    name, isa = version
+    if name == "numba":
+        numba = NumbaBackend()
+        numba.isa = isa
+        return numba.conv(*case)
+    try:
+        lib.pyq_set_isa(isa)
+        return backend("c").conv(*case)
+    finally:
+        lib.pyq_set_isa(lib.pyq_isa_detected())
+
+
+VERSIONS = [("c", isa) for isa in range(lib.pyq_isa_detected() + 1)] + [("numba", isa) for isa in available_isas()]
+
+
 @settings(max_examples=150)
-@given(st.data(), seeds, st.sampled_from(["int32", "float32", "uint8", "int8", "table"]), st.booleans())
-def test_a_layer_is_that_of_the_reference(data: st.DataObject, seed: int, kind: str, scalar: bool) -> None:
+@given(st.data(), seeds, st.sampled_from(["int32", "float32", "uint8", "int8", "table"]), st.sampled_from(VERSIONS))
+def test_a_layer_is_that_of_the_reference(data: st.DataObject, seed: int, kind: str, version: tuple[str, int]) -> None:
     rng = np.random.default_rng(seed)
     drawn = layer(data.draw, rng)
     if drawn is None:
         return
     x, zero_point, w, geometry = drawn
     e = epilogue(rng, kind, w.columns)
-    try:
-        lib.pyq_set_isa(0 if scalar else lib.pyq_isa_detected())
-        result = backend("c").conv(x, zero_point, w, geometry, e)
-    finally:
-        lib.pyq_set_isa(lib.pyq_isa_detected())
-    assert_same(result, backend("reference").conv(x, zero_point, w, geometry, e))
+    result = conv_by(version, x, zero_point, w, geometry, e)
+    assert_same(result, backend("reference").conv(x, zero_point, w, geometry, e), str(version))
 
 
 @pytest.mark.parametrize("side", windows.KERNELS)
 @pytest.mark.parametrize("stride", windows.STRIDES)
 @pytest.mark.parametrize("edge", ["end", "start"])
-def test_the_arrays_of_the_caller_have_no_slack(side: int, stride: int, edge: str, rng: np.random.Generator) -> None:
+@every_backend
+def test_the_arrays_of_the_caller_have_no_slack(
+    name: str, side: int, stride: int, edge: str, rng: np.random.Generator
+) -> None:
     """Widths with whole tiles and without, shorter and longer than a run of tiles."""
     for width, channels in ((1, 16), (7, 17), (33 * stride, 24), (66, 16)):
         w, x = packed(rng, channels, side, False), full_range(rng, (1, 6, width, channels), "uint8")
@@ -225,7 +273,7 @@ def test_the_arrays_of_the_caller_have_no_slack(side: int, stride: int, edge: st
         assert windows.fits(w, geometry)
         e = epilogue(rng, "uint8", channels)
         out = guarded(np.zeros((1, *size, channels), np.uint8), edge)
-        backend("c").conv(guarded(x, edge), 77, w, geometry, e, out)
+        backend(name).conv(guarded(x, edge), 77, w, geometry, e, out)
         assert_same(out, backend("reference").conv(x, 77, w, geometry, e))
 
 
@@ -243,14 +291,16 @@ def test_threads_share_the_lines(rng: np.random.Generator) -> None:
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
 
 
-def test_no_images_give_no_output(rng: np.random.Generator) -> None:
+@every_backend
+def test_no_images_give_no_output(name: str, rng: np.random.Generator) -> None:
     x, w = np.zeros((0, 6, 7, 16), np.uint8), packed(rng, 16, 3, False)
-    assert backend("c").conv(x, 0, w, ConvGeometry(), INT32).shape == (0, 4, 5, 16)
+    assert backend(name).conv(x, 0, w, ConvGeometry(), INT32).shape == (0, 4, 5, 16)
 
 
-def test_an_activation_above_what_was_packed_for_is_refused(rng: np.random.Generator) -> None:
+@every_backend
+def test_an_activation_above_what_was_packed_for_is_refused(name: str, rng: np.random.Generator) -> None:
     w = pack(QTensor(full_range(rng, (16, 1, 3, 3), "int8"), 1.0), amax=127, group=16)
     x = np.zeros((1, 5, 8, 16), np.uint8)
     x[0, 4, 7, 15] = 128
     with pytest.raises(ValueError, match=r"x: got values from 0 to 128"):
-        backend("c").conv(x, 0, w, ConvGeometry(), INT32)
+        backend(name).conv(x, 0, w, ConvGeometry(), INT32)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import numpy as np
 import pytest
 from exact import assert_same, full_range
+from guarded import fatal_signal, guarded
 
 from pyq import reference
-from pyq.backends import Epilogue
+from pyq.backends import Epilogue, Residual
 from pyq.kernels.backend import NumbaBackend
+from pyq.lowering import lower_epilogue
+from pyq.qparams import QParams
 
 NUMBA = NumbaBackend()
 
@@ -68,3 +72,33 @@ def test_all_parts_together(dtype: str, columns: int, leading: tuple[int, ...], 
     if dtype in ("uint8", "int8"):
         parts |= {"zero_point": 3, "table": rng.permutation(256).astype(np.uint8)}
     check(full_range(rng, (*leading, columns), np.int32), Epilogue(np.dtype(dtype), **parts))
+
+
+@pytest.mark.parametrize("edge", ["start", "end"])
+@pytest.mark.parametrize("kind", ["int32", "float32", "uint8", "int8", "residual"])
+def test_stays_within_its_buffers(kind: str, edge: str, rng: np.random.Generator) -> None:
+    """Panels of every number of columns; two rows, so that the end of the first one counts as well."""
+    dtype = np.dtype("uint8" if kind == "residual" else kind)
+    for columns in range(1, 34):
+        acc = full_range(rng, (2, columns), np.int32)
+        parts: dict[str, Any] = {"bias": guarded(full_range(rng, (columns,), np.int32), edge)}
+        residual = None
+        if kind != "int32":
+            parts["multiplier"] = guarded(rng.uniform(1e-8, 1e-7, columns).astype(np.float32), edge)
+        if kind == "float32":
+            parts["offset"] = guarded(rng.standard_normal(columns).astype(np.float32), edge)
+        if kind == "residual":
+            parts["residual"] = Residual(QParams(0.1, 3), QParams(0.2, -7, "int8"), 0.3)
+            residual = guarded(full_range(rng, (2, columns), "int8"), edge)
+        epilogue, out = Epilogue(dtype, **parts), guarded(np.zeros((2, columns), dtype), edge)
+        NUMBA.requantize(guarded(acc, edge), epilogue, out, residual)
+        assert_same(out, reference.requantize(acc, epilogue, residual), f"{columns} columns")
+
+
+@pytest.mark.parametrize("columns", [15, 16])
+def test_the_guard_pages_would_tell(columns: int, rng: np.random.Generator) -> None:
+    out = guarded(np.zeros(2 * columns - 1, np.uint8))
+    acc = full_range(rng, (2, columns), np.int32)
+    epilogue = Epilogue(np.dtype(np.uint8), None, np.ones(columns, np.float32))
+    lowered = NUMBA.prepare(epilogue, lower_epilogue(epilogue, columns), columns)
+    assert fatal_signal(lambda: NUMBA.finish(acc, lowered, out, None)) == signal.SIGSEGV
