@@ -137,7 +137,7 @@ def test_the_numpy_packer_equals_the_c_packer(seed: int, quads: int, columns: in
 
 @given(seeds, st.integers(1, 120), st.integers(1, 40), st.sampled_from(["uint8", "int8"]), st.booleans())
 def test_bytes_are_packed_as_folded_weights_are(seed: int, k: int, columns: int, dtype: str, middle: bool) -> None:
-    """In one pass by C, in NumPy without a compiler: the same weights and column sums. In bytes where that is faster."""
+    """In one pass by C, in NumPy without a compiler: the same weights and sums. In bytes where that is faster."""
     random, limits = np.random.default_rng(seed), np.iinfo(dtype)
     b = random.integers(limits.min, limits.max + 1, (k, columns)).astype(dtype)
     zero_point = random.integers(limits.min, limits.max + 1, columns).astype(np.int32)
