@@ -79,10 +79,8 @@ class CBackend(KernelBackend):
         residual: NDArray[Any] | None,
     ) -> None:
         """``pyq_run`` on rows taken as images of one pixel."""
-        call = w.cached(
-            ("pyq_call", epilogue, x_zero_point, x.dtype.char),
-            lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()),
-        )
+        key = "pyq_call", epilogue, x_zero_point, x.dtype.char
+        call = w.found(key) or w.cached(key, lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()))
         _run(call, x, w, out, residual)
 
     def run_conv(

@@ -211,10 +211,10 @@ def _product(a: np.ndarray, zero_point: int, w: PackedWeight, epilogue: Epilogue
     """`(a - zero_point) @ w`, where `a` is [..., K] and `w` one matrix."""
     if w.kind != "gemm":
         raise ValueError(f"w: expected weights packed for a matrix product, got those of a convolution, {w.shape}")
+    if a.ndim == 2 and a.shape[1] == w.shape[0]:
+        return current_backend().matmul(a, zero_point, w, epilogue)
     if a.shape[-1:] != w.shape[:1]:
         raise _wrong_shapes(a.shape, w.shape)
-    if a.ndim == 2:
-        return current_backend().matmul(a, zero_point, w, epilogue)
     rows = a.reshape(-1, w.shape[0])
     return current_backend().matmul(rows, zero_point, w, epilogue).reshape(*a.shape[:-1], w.columns)
 

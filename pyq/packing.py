@@ -96,6 +96,10 @@ class PackedWeight:
         per_run = 1 if self.kind == "depthwise" else -(-self.run // 4)
         return self.kernel_shape[0] * self.kernel_shape[1] * self.runs_per_row * per_run
 
+    def found(self, key: Hashable) -> Any:
+        """What :meth:`cached` keeps for ``key``; None if nothing. Of a small product a closure to make it would count."""
+        return self._cache.get(key)
+
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make()`` gave for ``key``: things derived from the weights for the calls that use them."""
         try:
