@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich import box
@@ -18,6 +19,27 @@ def machine_text(machine: Machine) -> str:
     clock = f"{machine.ghz:.2f} GHz, " if machine.ghz else ""
     peaks = "".join(f"{name} multiply peak {peak:.0f} GOP/s, " for name, peak in machine.peaks.items())
     return f"One core: {clock}{peaks}memory {machine.bandwidth:.1f} GB/s"
+
+
+class PackingTime(NamedTuple):
+    """How long it took to pack weights of a distribution for an instruction set, and the steps that came out."""
+
+    distribution: str
+    isa: str
+    seconds: float
+    steps: dict[str, int]
+
+
+def packing_table(found: Sequence[PackingTime], threads: int) -> Table:
+    """A line per distribution and instruction set."""
+    title = f"Packing a weight of 4096x4096, {threads} thread(s)"
+    table = Table("weights", "for", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("seconds", justify="right")
+    table.add_column("steps")
+    for time in found:
+        steps = ", ".join(f"{layout} {count}" for layout, count in time.steps.items())
+        table.add_row(time.distribution, time.isa, f"{time.seconds:.2f}", steps)
+    return table
 
 
 def kernels_table(found: Sequence[Rate], machine: Machine) -> Table:

@@ -97,7 +97,7 @@ class PackedWeight:
         return self.kernel_shape[0] * self.kernel_shape[1] * self.runs_per_row * per_run
 
     def found(self, key: Hashable) -> Any:
-        """What :meth:`cached` keeps for ``key``; None if nothing. Of a small product a closure to make it would count."""
+        """What :meth:`cached` keeps for ``key``, or None. Of a small product even a closure to make it would count."""
         return self._cache.get(key)
 
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
