@@ -16,8 +16,12 @@
 #define PYQ_HAVE_AVX512VNNI 0
 #endif
 
-/* Before a loop over the rows of a tile. gcc keeps an array in registers only if the loops over it unroll early. */
+/* Before a loop over the rows of a tile: compilers keep an array in registers only if the loops over it unroll early. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 #endif
