@@ -19,7 +19,7 @@ from pyq._core import ffi, lib
 from pyq.backends import Epilogue, backend, residual_epilogue
 from pyq.geometry import place
 from pyq.packing import pack
-from pyq.pool_windows import windows
+from pyq.pool_windows import multipliers, windows
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
@@ -184,12 +184,14 @@ def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) ->
     pooled = guarded(np.zeros((1, 2, 2, size), np.uint8), edge)
     placement = place((3, 3), (2, 2))
     images = full_range(rng, (1, 3, 3, size), "uint8")
-    pool = c_backend._pool(images, windows((3, 3), size, placement))
+    found = windows((3, 3), size, placement)
+    pool = c_backend._pool(images, found)
     lib.pyq_max_pool(pool, out("uint8_t[]", pooled))
     assert_same(pooled, REFERENCE.max_pool(images, placement))
     affine = ffi.new("pyq_affine *", (0.05, 0, 0))
-    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("uint8_t[]", pooled))
     same = QParams(0.05)
+    factors = guarded(multipliers(found, same, same), edge)
+    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("float[]", factors), out("uint8_t[]", pooled))
     assert_same(pooled, REFERENCE.average_pool(images, same, placement, False, same))
 
 

@@ -149,6 +149,26 @@ def test_windows_of_many_elements(kernels: Backend) -> None:
             assert kernels.max_pool(x, placement).ravel().tolist() == [fill]
 
 
+@given(st.data(), bytes_dtypes, st.sampled_from([(1, 2), (2, 2), (2, 3), (3, 3), (8, 8), (8, 16), (9, 16)]))
+def test_every_sum_of_a_window(kernels: Backend, data: st.DataObject, dtype: str, kernel: tuple[int, int]) -> None:
+    """Some scales have a multiplier that is as good as two divisions, others, of simple ratio, need these."""
+    elements = kernel[0] * kernel[1]
+    sums = np.arange(255 * elements + 1)
+    # Of a window of sum s, the first elements are 255 each, and one is what is left.
+    values = np.clip(sums[:, None] - 255 * np.arange(elements), 0, 255).astype(np.uint8)
+    x = np.ascontiguousarray(values.reshape(1, -1, *kernel).transpose(0, 2, 3, 1)).view(dtype)
+    if dtype == "int8":
+        x ^= np.int8(-128)
+    unit = np.float32(data.draw(st.floats(2.0**-10, 2.0**10, width=32)))
+    ratio = np.float32(data.draw(st.sampled_from([0.25, 0.7, 1.0, 1.0, 1.25, 3.0])))
+    source = QParams(unit, data.draw(st.integers(0, 127)), dtype)
+    bounds = data.draw(st.sampled_from([(None, None), (3, 90)]))
+    out = QParams(unit * ratio, data.draw(st.integers(0, 127)), data.draw(bytes_dtypes), None, *bounds)
+    placement = place(kernel, kernel)
+    for include_pad in (False, True):
+        compare(kernels, lambda b, include=include_pad: b.average_pool(x, source, placement, include, out))
+
+
 @given(seeds, st.integers(1, 3), st.integers(1, 150), st.integers(1, 150), st.sampled_from(["uint8", "uint32"]))
 def test_transpose(kernels: Backend, seed: int, images: int, rows: int, columns: int, dtype: str) -> None:
     x = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (images, rows, columns), dtype, endpoint=True)
