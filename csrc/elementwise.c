@@ -112,6 +112,7 @@ TARGET_AVX2 static int32_t range_avx2(const float *x, int64_t n, float *low, flo
 #define range_avx2 range
 #define pyq_avx2_quantize quantize
 #define pyq_avx2_binary_line binary_line
+#define pyq_avx2_fixed_sum(line) ((pyq_fixed_sum){0})
 #endif
 
 typedef struct {
@@ -247,8 +248,9 @@ void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a
                 const pyq_affine *qo, float low, float high, uint8_t *out) {
     const int last = ndim - 1;
     const pyq_quantizer to = {qo->scale, low, high, qo->zero_point};
-    binary_job j = {{shape[last], a_strides[last], b_strides[last], op, *qa, *qb, to},
+    binary_job j = {{shape[last], a_strides[last], b_strides[last], op, *qa, *qb, to, {0}},
                     last, shape, a_strides, b_strides, a, b, out, 1, chunks(shape[last]), 1};
+    if (USE_AVX2) j.line.fixed = pyq_avx2_fixed_sum(&j.line);
     for (int d = 0; d < last; d++) j.lines *= shape[d];
     if (shape[last] < CHUNK) j.lines_per_task = CHUNK / shape[last];
     pyq_parallel(binary_task, &j, j.pieces * ((j.lines + j.lines_per_task - 1) / j.lines_per_task));
