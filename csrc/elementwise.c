@@ -2,7 +2,8 @@
  *
  * Portable C, of which each operation equals dequantize -> operation -> quantize in float32. Lookup, dequantize and
  * range are also compiled with AVX2 as a target, where the compiler vectorises the same float32 operations, so the bits
- * are the same; x86/avx2_elementwise.c has the others. Large arrays are cut into chunks for several threads.
+ * are the same; x86/avx2_elementwise.c and x86/avx2_binary.c have the others. Large arrays are cut into chunks for
+ * several threads.
  */
 #include "elementwise.h"
 

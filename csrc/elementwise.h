@@ -12,12 +12,11 @@ typedef struct {
     int32_t zero_point;
 } pyq_quantizer;
 
-/* How a sum or a difference is found in fixed point (x86/avx2_elementwise.c):
- *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  of bytes without sign. */
+/* How a sum or a difference is found in fixed point (x86/avx2_binary.c), of bytes without sign:
+ *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  unless its fraction is at most `close`. */
 typedef struct {
-    int32_t fraction_bits;              /* 0: not at all */
-    int32_t a_factor, b_factor, offset;
-    int32_t close;                      /* the fraction of a sum that may be on either side of an integer is not above */
+    int32_t fraction_bits; /* 0: not so */
+    int32_t a_factor, b_factor, offset, close;
 } pyq_fixed_sum;
 
 /* Arithmetic on one run of n elements; an operand with stride 0 is the same for all, else its stride is 1. */
@@ -31,6 +30,8 @@ typedef struct {
 
 /* x86/avx2_elementwise.c */
 int32_t pyq_avx2_quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to);
+
+/* x86/avx2_binary.c */
 pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_line *l);
 void pyq_avx2_binary_line(const pyq_binary_line *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
 

@@ -8,7 +8,7 @@
 enum {
     PYQ_POOL_BLOCK = 32,    /* channels that are reduced together */
     PYQ_POOL_PENDING = 257, /* bytes whose sum is sure to fit 16 bits */
-    PYQ_POOL_SMALL = 128,   /* whose sum fits 16 bits, sign included, also when a zero point has been subtracted from each */
+    PYQ_POOL_SMALL = 128,   /* differences of two bytes whose sum is sure to fit 16 bits, with its sign */
 };
 
 /* The elements of one window: `rows` bytes behind `first`, each with `columns` pixels that are `step` bytes apart. */

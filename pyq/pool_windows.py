@@ -94,7 +94,7 @@ def _multipliers(found: Windows, params: _Fields, out: _Fields) -> NDArray[np.fl
 
 
 def _multiplier(sums: NDArray[np.float32], scale: np.float32, count: np.float32, out: QParams) -> np.float32:
-    """A number that gives the integer of the numerics for each of the sums, looked for next to the real quotient; or 0."""
+    """A number that gives the integer of the numerics for each sum, looked for next to the real quotient; or 0."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wanted = quantize_array(sums * scale / count, out)
         middle = np.float32(np.float64(scale) / (np.float64(out.scale) * count))

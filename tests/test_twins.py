@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exact import assert_same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyq._core import lib
@@ -114,6 +114,22 @@ def test_arithmetic(kernels: Backend, data: st.DataObject, seed: int, op: str) -
     compare(kernels, lambda backend: backend.binary(op, a, p, b, q, out))
     b = np.where(b == q.zero_point, b ^ b.dtype.type(1), b)
     compare(kernels, lambda backend: backend.binary("div", a, p, b, q, out))
+
+
+@settings(max_examples=30)
+@given(st.data(), st.sampled_from(["add", "sub"]), st.sampled_from([(None, None), (3, 90)]))
+def test_sums_of_every_pair(kernels: Backend, data: st.DataObject, op: str, bounds: tuple[int | None, ...]) -> None:
+    """Found in fixed point where the scales allow, and by division where a sum is close to a half."""
+    unit = np.float32(data.draw(st.sampled_from([1e-36, 2.0**-10, 0.0371, 1.0, 1e32])))
+    ratio = st.floats(2.0**-12, 2.0**12, width=32) | st.sampled_from([0.25, 0.5, 0.7, 1.0, 2.0])
+    p, q = (
+        QParams(unit * np.float32(data.draw(ratio)), data.draw(st.integers(0, 127)), data.draw(bytes_dtypes))
+        for _ in range(2)
+    )
+    out = QParams(unit, data.draw(st.integers(0, 127)), data.draw(bytes_dtypes), None, *bounds)
+    every = np.arange(256, dtype=np.uint8)
+    a, b = np.broadcast_to(every[:, None], (256, 256)).copy().view(p.dtype), every.view(q.dtype)
+    compare(kernels, lambda backend: backend.binary(op, a, p, b, q, out))
 
 
 @given(st.data(), seeds, bytes_dtypes)

@@ -1,9 +1,9 @@
 /* Maximum, average and sum over windows: up to 128 channels at a time, so that the loops cost little.
  *
  * Maximum: vpmaxub or vpmaxsb with memory, one instruction for 32 elements. Sum: the words of two channels, and their
- * high bytes by vpsrlw, are added up with vpaddw; what the words exceed their high bytes by is the sum of the low bytes,
- * modulo 2^16 as all of it. 3 instructions for 32 elements, 4 for int8, whose bytes vpxor has to move to 0 .. 255. Before
- * the sum of more than 257 bytes could exceed 16 bits, it is added to 32-bit ones.
+ * high bytes by vpsrlw, are added up with vpaddw; 256 times the high bytes taken from the words leaves the sum of the
+ * low bytes, all modulo 2^16. 3 instructions for 32 elements, 4 for int8, whose bytes vpxor moves to 0 .. 255. A sum of
+ * 257 bytes still fits 16 bits, and is then added to one of 32 bits.
  *
  * Average: sums minus zero points, of up to 128 elements, fit 16 bits with their sign. Of every four channels one is
  * widened by vpmaddwd or vpsrad, converted, multiplied by what the caller has proved to give the integers of the
@@ -96,7 +96,8 @@ ALWAYS_INLINE TARGET_AVX2 __m256i averages(const sums_32 *s, const averager *a, 
 }
 
 ALWAYS_INLINE TARGET_AVX2 void average_blocks(const pyq_window *w, int64_t channel, const averager *a,
-                                              const int is_signed, const int divisions, uint8_t *out, const int vectors) {
+                                              const int is_signed, const int divisions, uint8_t *out,
+                                              const int vectors) {
     sums_32 s[MAX_VECTORS];
     clear(s, vectors);
     for (int64_t r = 0; r < w->row_count; r++)

@@ -85,8 +85,9 @@ TARGET_AVX2 static permutation of_colours(const int item, const int to_pixels) {
 ALWAYS_INLINE TARGET_AVX2 void permute(__m256i v[3], const permutation *p) {
     __m256i sum[3];
     UNROLL for (int i = 0; i < 3; i++) {
-        const __m256i two = _mm256_or_si256(_mm256_shuffle_epi8(v[0], p->from[0][i]), _mm256_shuffle_epi8(v[1], p->from[1][i]));
-        sum[i] = _mm256_or_si256(two, _mm256_shuffle_epi8(v[2], p->from[2][i]));
+        sum[i] = _mm256_shuffle_epi8(v[0], p->from[0][i]);
+        sum[i] = _mm256_or_si256(sum[i], _mm256_shuffle_epi8(v[1], p->from[1][i]));
+        sum[i] = _mm256_or_si256(sum[i], _mm256_shuffle_epi8(v[2], p->from[2][i]));
     }
     UNROLL for (int i = 0; i < 3; i++) v[i] = sum[i];
 }
@@ -100,7 +101,8 @@ ALWAYS_INLINE TARGET_AVX2 void planes_to_pixels(const pyq_part *part, const int 
         const int64_t c = least(column, p.columns - step);
         uint8_t *out = p.out + 3 * c * item;
         __m256i v[3];
-        UNROLL for (int i = 0; i < 3; i++) v[i] = _mm256_loadu_si256((const __m256i *)(p.x + (i * p.x_stride + c) * item));
+        UNROLL for (int i = 0; i < 3; i++)
+            v[i] = _mm256_loadu_si256((const __m256i *)(p.x + (i * p.x_stride + c) * item));
         permute(v, &order);
         UNROLL for (int i = 0; i < 3; i++) _mm_storeu_si128((__m128i *)out + i, _mm256_castsi256_si128(v[i]));
         UNROLL for (int i = 0; i < 3; i++) _mm_storeu_si128((__m128i *)out + 3 + i, _mm256_extracti128_si256(v[i], 1));
@@ -117,7 +119,8 @@ ALWAYS_INLINE TARGET_AVX2 void pixels_to_planes(const pyq_part *part, const int 
         __m256i v[3];
         UNROLL for (int i = 0; i < 3; i++) v[i] = two_rows(p.x + 3 * r * item, 16 * i, 48 + 16 * i);
         permute(v, &order);
-        UNROLL for (int i = 0; i < 3; i++) _mm256_storeu_si256((__m256i *)(p.out + (i * p.out_stride + r) * item), v[i]);
+        UNROLL for (int i = 0; i < 3; i++)
+            _mm256_storeu_si256((__m256i *)(p.out + (i * p.out_stride + r) * item), v[i]);
     }
 }
 
