@@ -176,7 +176,9 @@ def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) ->
     pointers = [out("float[]", array) for array in (reals, *mean)]
     lib.pyq_layer_norm(out("float[]", x), 3, size, out("float[]", ones), ffi.NULL, 1e-5, *pointers)
     assert_same(reals, REFERENCE.layer_norm(x, ones, None, 1e-5)[0])
-    for matrix in (q, q.T.copy(), full_range(rng, (17, size), "uint8"), full_range(rng, (size, 40), "uint32")):
+    words = full_range(rng, (3, size), "uint32")
+    tall = full_range(rng, (17, size), "uint8"), full_range(rng, (size, 40), "uint32")
+    for matrix in (q, q.T.copy(), words, words.T.copy(), *tall):
         swapped = guarded(np.zeros_like(matrix.T), edge)
         source, target = out("uint8_t[]", guarded(matrix, edge)), out("uint8_t[]", swapped)
         lib.pyq_transpose(source, 1, *matrix.shape, matrix.itemsize, target)

@@ -47,7 +47,7 @@ typedef struct {
     quantizer out;
 } arithmetic;
 
-ALWAYS_INLINE TARGET_AVX2 arithmetic load_arithmetic(const pyq_binary_line *l) {
+ALWAYS_INLINE TARGET_AVX2 arithmetic load_arithmetic(const pyq_binary_lines *l) {
     return (arithmetic){load_dequantizer(&l->a), load_dequantizer(&l->b), load_quantizer(&l->out)};
 }
 
@@ -66,7 +66,7 @@ ALWAYS_INLINE TARGET_AVX2 __m256i binary_32(const uint8_t *a, const uint8_t *b, 
 
 /* Sets itself up, since it is seldom needed. */
 TARGET_AVX2 __attribute__((noinline)) static __m256i close_sums(const uint8_t *a, const uint8_t *b,
-                                                                const pyq_binary_line *l) {
+                                                                const pyq_binary_lines *l) {
     const arithmetic p = load_arithmetic(l);
     return l->op == PYQ_ADD ? binary_32(a, b, &p, PYQ_ADD) : binary_32(a, b, &p, PYQ_SUB);
 }
@@ -78,7 +78,7 @@ static int32_t unsigned_zero(const pyq_affine *p) { return p->zero_point + (p->i
 /* No product with a difference of bytes is subnormal or infinite, nor is a sum of two infinite. */
 static int ordinary(float scale) { return scale >= FLT_MIN && scale <= FLT_MAX / 1024; }
 
-pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_line *l) {
+pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_lines *l) {
     const double a = (double)l->a.scale / l->out.scale, b = (double)l->b.scale / l->out.scale;
     const double reach = 255 * (a + b), bound = reach + 258; /* of the sum; of the sum minus l->out.low, and rounded */
     int32_t bits = 22;
@@ -104,7 +104,7 @@ ALWAYS_INLINE TARGET_AVX2 __m256i word_pair(int32_t a, int32_t b) {
     return _mm256_set1_epi32((int32_t)((uint32_t)a & 0xffff) | (int32_t)((uint32_t)b << 16));
 }
 
-ALWAYS_INLINE TARGET_AVX2 fixed_sum load_fixed_sum(const pyq_binary_line *l) {
+ALWAYS_INLINE TARGET_AVX2 fixed_sum load_fixed_sum(const pyq_binary_lines *l) {
     const pyq_fixed_sum *f = &l->fixed;
     const int32_t low = (int32_t)l->out.low, high = (int32_t)l->out.high;
     return (fixed_sum){.a_flip = _mm256_set1_epi8(l->a.is_signed ? -128 : 0),
@@ -120,7 +120,7 @@ ALWAYS_INLINE TARGET_AVX2 fixed_sum load_fixed_sum(const pyq_binary_line *l) {
 }
 
 ALWAYS_INLINE TARGET_AVX2 __m256i sums_32(const uint8_t *a, const uint8_t *b, const fixed_sum *f,
-                                          const pyq_binary_line *l) {
+                                          const pyq_binary_lines *l) {
     const __m256i x = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)a), f->a_flip);
     const __m256i y = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)b), f->b_flip);
     const __m256i pairs[2] = {_mm256_unpacklo_epi8(x, y), _mm256_unpackhi_epi8(x, y)}, zero = _mm256_setzero_si256();
@@ -139,34 +139,37 @@ ALWAYS_INLINE TARGET_AVX2 __m256i sums_32(const uint8_t *a, const uint8_t *b, co
     return _mm256_add_epi8(_mm256_min_epu8(bytes, f->range), f->base);
 }
 
-/* An operand that stays the same is read again and again from 32 copies of it. */
-ALWAYS_INLINE TARGET_AVX2 void line(const pyq_binary_line *l, const uint8_t *a, const uint8_t *b, uint8_t *out,
-                                    const int op, const int fixed) {
+/* An operand that stays the same along a line is read again and again from 32 copies of it. */
+ALWAYS_INLINE TARGET_AVX2 void lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out,
+                                     const int op, const int fixed) {
     const fixed_sum f = load_fixed_sum(l);
     const arithmetic p = load_arithmetic(l);
-    const int64_t a_step = l->a_stride, b_step = l->b_stride, n = l->n;
-    uint8_t a_32[32] = {0}, b_32[32] = {0}, bytes[32];
-    if (!a_step) a = memset(a_32, *a, 32);
-    if (!b_step) b = memset(b_32, *b, 32);
-    for (int64_t i = 0; i < n; i += 32, a += 32 * a_step, b += 32 * b_step) {
-        const size_t rest = (size_t)(n - i);
-        if (rest < 32) {
-            if (a_step) a = memcpy(a_32, a, rest);
-            if (b_step) b = memcpy(b_32, b, rest);
+    const int64_t a_step = l->a_stride, b_step = l->b_stride, n = l->n, count = l->lines;
+    const int64_t a_line = l->a_line, b_line = l->b_line, out_line = l->out_line;
+    for (int64_t k = 0; k < count; k++, a += a_line, b += b_line, out += out_line) {
+        uint8_t a_32[32] = {0}, b_32[32] = {0}, bytes[32];
+        const uint8_t *x = a_step ? a : memset(a_32, *a, 32), *y = b_step ? b : memset(b_32, *b, 32);
+        int64_t i = 0;
+        for (; i + 32 <= n; i += 32, x += 32 * a_step, y += 32 * b_step) {
+            const __m256i z = fixed ? sums_32(x, y, &f, l) : binary_32(x, y, &p, op);
+            _mm256_storeu_si256((__m256i *)(out + i), z);
         }
-        const __m256i y = fixed ? sums_32(a, b, &f, l) : binary_32(a, b, &p, op);
-        _mm256_storeu_si256((__m256i *)(rest < 32 ? bytes : out + i), y);
-        if (rest < 32) memcpy(out + i, bytes, rest);
+        if (i == n) continue;
+        const size_t rest = (size_t)(n - i);
+        if (a_step) x = memcpy(a_32, x, rest);
+        if (b_step) y = memcpy(b_32, y, rest);
+        _mm256_storeu_si256((__m256i *)bytes, fixed ? sums_32(x, y, &f, l) : binary_32(x, y, &p, op));
+        memcpy(out + i, bytes, rest);
     }
 }
 
-TARGET_AVX2 void pyq_avx2_binary_line(const pyq_binary_line *l, const uint8_t *a, const uint8_t *b, uint8_t *out) {
+TARGET_AVX2 void pyq_avx2_binary_lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out) {
     const int fixed = l->fixed.fraction_bits > 0;
     switch (l->op) {
-    case PYQ_ADD: fixed ? line(l, a, b, out, PYQ_ADD, 1) : line(l, a, b, out, PYQ_ADD, 0); break;
-    case PYQ_SUB: fixed ? line(l, a, b, out, PYQ_SUB, 1) : line(l, a, b, out, PYQ_SUB, 0); break;
-    case PYQ_MUL: line(l, a, b, out, PYQ_MUL, 0); break;
-    default: line(l, a, b, out, PYQ_DIV, 0);
+    case PYQ_ADD: fixed ? lines(l, a, b, out, PYQ_ADD, 1) : lines(l, a, b, out, PYQ_ADD, 0); break;
+    case PYQ_SUB: fixed ? lines(l, a, b, out, PYQ_SUB, 1) : lines(l, a, b, out, PYQ_SUB, 0); break;
+    case PYQ_MUL: lines(l, a, b, out, PYQ_MUL, 0); break;
+    default: lines(l, a, b, out, PYQ_DIV, 0);
     }
 }
 
