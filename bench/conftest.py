@@ -11,12 +11,13 @@ from threadpoolctl import threadpool_limits
 import pyq.threadpool  # noqa: F401, for threadpool_limits to limit pyq too
 from bench.kernels import Rate
 from bench.machine import Machine, measure_machine
-from bench.tables import PackingTime, kernels_table, machine_text, packing_table
+from bench.tables import PackingTime, copies_table, kernels_table, machine_text, packing_table
 from pyq.benchmark import Result
 from pyq.config import isa
 from pyq.console import speed_table
 
 RATES = pytest.StashKey[list[Rate]]()
+COPIES = pytest.StashKey[list[Result]]()
 RESULTS = pytest.StashKey[dict[str, list[Result]]]()
 PACKING = pytest.StashKey[list[PackingTime]]()
 MACHINE = pytest.StashKey[Machine]()
@@ -32,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the tests fill in, and the machine that they run on."""
-    config.stash[RATES], config.stash[RESULTS] = [], {}
+    config.stash[RATES], config.stash[COPIES], config.stash[RESULTS] = [], [], {}
     config.stash[PACKING] = []
     with threadpool_limits(config.getoption("threads")):
         config.stash[MACHINE] = measure_machine()
@@ -62,11 +63,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """The tables."""
     console = Console(file=terminalreporter._tw._file, width=100)
     machine, threads, rates = config.stash[MACHINE], config.getoption("threads"), config.stash[RATES]
+    beside_copies = config.stash[COPIES]
     console.print(machine_text(machine))
     if rates:
         console.print(kernels_table(rates, machine))
     if packing := config.stash[PACKING]:
         console.print(packing_table(packing, threads))
+    if beside_copies:
+        console.print(copies_table(beside_copies))
     for name, results in config.stash[RESULTS].items():
         title = f"{name}, {threads} thread(s), {isa()}"
         console.print(speed_table(title, results, machine.peak(isa(), threads), machine.ghz))

@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from bench.elementwise import copies
 from bench.kernels import Rate
 from bench.machine import Machine
 from pyq.benchmark import Result, Timing
@@ -53,6 +54,19 @@ def kernels_table(found: Sequence[Rate], machine: Machine) -> Table:
         per_cycle = f"{rate.giga / machine.ghz:.1f}" if machine.ghz else ""
         share = f"{2 * rate.giga / peak:.0%}" if peak and kernel.layout else ""
         table.add_row(kernel.name, "MAC" if kernel.layout else "outputs", f"{rate.giga:.1f}", per_cycle, share)
+    return table
+
+
+def copies_table(results: Sequence[Result]) -> Table:
+    """A line per operation: its time, and how many copies of as many bytes that is."""
+    title = "Beside a copy of as many bytes"
+    table = Table("operation", title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("us", "GB/s", "copies"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        milliseconds = result.timings[-1].milliseconds
+        rate = result.bytes / milliseconds / 1e6
+        table.add_row(result.label, f"{milliseconds * 1e3:.0f}", f"{rate:.1f}", f"{copies(result):.1f}")
     return table
 
 

@@ -2,7 +2,8 @@
  *
  * Portable C, of which each operation equals dequantize -> operation -> quantize in float32. Lookup, dequantize and
  * range are also compiled with AVX2 as a target, where the compiler vectorises the same float32 operations, so the bits
- * are the same; x86/avx2_elementwise.c has the others. Large arrays are cut into chunks for several threads.
+ * are the same; x86/avx2_elementwise.c and x86/avx2_binary.c have the others. Large arrays are cut into chunks for
+ * several threads.
  */
 #include "elementwise.h"
 
@@ -81,14 +82,16 @@ ALWAYS_INLINE int32_t range(const float *x, int64_t n, float *low, float *high) 
     return nans[0];
 }
 
-static void binary_line(const pyq_binary_line *line, const uint8_t *a, const uint8_t *b, uint8_t *out) {
-    const pyq_binary_line l = *line;
+static void binary_lines(const pyq_binary_lines *lines, const uint8_t *a, const uint8_t *b, uint8_t *out) {
+    const pyq_binary_lines l = *lines;
     const int32_t a_flip = l.a.is_signed ? 128 : 0, b_flip = l.b.is_signed ? 128 : 0;
-    for (int64_t i = 0; i < l.n; i++) {
-        const float x = real(a[i * l.a_stride], a_flip, l.a.zero_point + a_flip, l.a.scale);
-        const float y = real(b[i * l.b_stride], b_flip, l.b.zero_point + b_flip, l.b.scale);
-        out[i] = quantized(l.op == PYQ_ADD ? x + y : l.op == PYQ_SUB ? x - y : l.op == PYQ_MUL ? x * y : x / y, &l.out);
-    }
+    for (int64_t k = 0; k < l.lines; k++, a += l.a_line, b += l.b_line, out += l.out_line)
+        for (int64_t i = 0; i < l.n; i++) {
+            const float x = real(a[i * l.a_stride], a_flip, l.a.zero_point + a_flip, l.a.scale);
+            const float y = real(b[i * l.b_stride], b_flip, l.b.zero_point + b_flip, l.b.scale);
+            const float z = l.op == PYQ_ADD ? x + y : l.op == PYQ_SUB ? x - y : l.op == PYQ_MUL ? x * y : x / y;
+            out[i] = quantized(z, &l.out);
+        }
 }
 
 #if PYQ_HAVE_AVX2
@@ -111,7 +114,8 @@ TARGET_AVX2 static int32_t range_avx2(const float *x, int64_t n, float *low, flo
 #define dequantize_avx2 dequantize
 #define range_avx2 range
 #define pyq_avx2_quantize quantize
-#define pyq_avx2_binary_line binary_line
+#define pyq_avx2_binary_lines binary_lines
+#define pyq_avx2_fixed_sum(lines) ((pyq_fixed_sum){0})
 #endif
 
 typedef struct {
@@ -208,36 +212,42 @@ int32_t pyq_range(const float *x, int64_t n, float *low, float *high) {
 }
 
 typedef struct {
-    pyq_binary_line line; /* its n is the whole line's */
+    pyq_binary_lines lines; /* n is a whole line's */
     int32_t outer;        /* dimensions but the innermost */
     const int64_t *shape, *a_strides, *b_strides;
     const uint8_t *a, *b;
     uint8_t *out;
-    int64_t lines, pieces; /* of a line; a task is a piece of a long line, or several short lines */
+    int64_t count, pieces; /* lines; pieces of a line: a task is one of a long line, or several short lines */
     int64_t lines_per_task;
 } binary_job;
 
-static void run_line(const binary_job *j, int64_t index, int64_t start, int64_t n) {
-    const uint8_t *a = j->a + start * j->line.a_stride, *b = j->b + start * j->line.b_stride;
-    uint8_t *out = j->out + index * j->line.n + start;
+/* n elements, from `start` on, of lines from `index` on that are evenly spaced. */
+static void run_lines(const binary_job *j, int64_t index, int64_t lines, int64_t start, int64_t n) {
+    const uint8_t *a = j->a + start * j->lines.a_stride, *b = j->b + start * j->lines.b_stride;
+    uint8_t *out = j->out + index * j->lines.n + start;
     for (int d = j->outer - 1; d >= 0; index /= j->shape[d], d--) {
         a += index % j->shape[d] * j->a_strides[d];
         b += index % j->shape[d] * j->b_strides[d];
     }
-    pyq_binary_line l = j->line;
-    l.n = n;
+    pyq_binary_lines l = j->lines;
+    l.lines = lines, l.n = n;
     if (USE_AVX2)
-        pyq_avx2_binary_line(&l, a, b, out);
+        pyq_avx2_binary_lines(&l, a, b, out);
     else
-        binary_line(&l, a, b, out);
+        binary_lines(&l, a, b, out);
 }
 
 static void binary_task(void *context, int64_t task) {
     const binary_job *j = context;
-    const int64_t start = task % j->pieces * CHUNK, n = chunk_size(j->line.n, start);
+    const int64_t start = task % j->pieces * CHUNK, n = chunk_size(j->lines.n, start);
+    const int64_t row = j->outer ? j->shape[j->outer - 1] : 1; /* lines that are evenly spaced */
     int64_t first = task / j->pieces * j->lines_per_task, last = first + j->lines_per_task;
-    if (last > j->lines) last = j->lines;
-    for (int64_t i = first; i < last; i++) run_line(j, i, start, n);
+    if (last > j->count) last = j->count;
+    while (first < last) {
+        const int64_t rest = row - first % row, lines = last - first < rest ? last - first : rest;
+        run_lines(j, first, lines, start, n);
+        first += lines;
+    }
 }
 
 /* 0 / 0 has been refused before. Element-wise `op` over `ndim` dimensions; `out` is contiguous in that
@@ -247,9 +257,11 @@ void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a
                 const pyq_affine *qo, float low, float high, uint8_t *out) {
     const int last = ndim - 1;
     const pyq_quantizer to = {qo->scale, low, high, qo->zero_point};
-    binary_job j = {{shape[last], a_strides[last], b_strides[last], op, *qa, *qb, to},
-                    last, shape, a_strides, b_strides, a, b, out, 1, chunks(shape[last]), 1};
-    for (int d = 0; d < last; d++) j.lines *= shape[d];
-    if (shape[last] < CHUNK) j.lines_per_task = CHUNK / shape[last];
-    pyq_parallel(binary_task, &j, j.pieces * ((j.lines + j.lines_per_task - 1) / j.lines_per_task));
+    const int64_t a_line = last ? a_strides[last - 1] : 0, b_line = last ? b_strides[last - 1] : 0, n = shape[last];
+    binary_job j = {{1, a_line, b_line, n, n, a_strides[last], b_strides[last], op, *qa, *qb, to, {0}},
+                    last, shape, a_strides, b_strides, a, b, out, 1, chunks(n), 1};
+    if (USE_AVX2) j.lines.fixed = pyq_avx2_fixed_sum(&j.lines);
+    for (int d = 0; d < last; d++) j.count *= shape[d];
+    if (n < CHUNK) j.lines_per_task = CHUNK / n;
+    pyq_parallel(binary_task, &j, j.pieces * ((j.count + j.lines_per_task - 1) / j.lines_per_task));
 }

@@ -12,16 +12,29 @@ typedef struct {
     int32_t zero_point;
 } pyq_quantizer;
 
-/* Arithmetic on one run of n elements; an operand with stride 0 is the same for all, else its stride is 1. */
+/* How a sum or a difference is found in fixed point (x86/avx2_binary.c), of bytes without sign:
+ *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  unless its fraction is at most `close`. */
 typedef struct {
+    int32_t fraction_bits; /* 0: not so */
+    int32_t a_factor, b_factor, offset, close;
+} pyq_fixed_sum;
+
+/* Arithmetic on lines of n elements: an operand with stride 0 is the same along a line, else its stride is 1; a line of
+ * it begins a_line, or b_line, bytes behind the one before, those of the result out_line. */
+typedef struct {
+    int64_t lines, a_line, b_line, out_line;
     int64_t n, a_stride, b_stride;
     int32_t op;
     pyq_affine a, b;
     pyq_quantizer out;
-} pyq_binary_line;
+    pyq_fixed_sum fixed;
+} pyq_binary_lines;
 
 /* x86/avx2_elementwise.c */
 int32_t pyq_avx2_quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to);
-void pyq_avx2_binary_line(const pyq_binary_line *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
+
+/* x86/avx2_binary.c */
+pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_lines *l);
+void pyq_avx2_binary_lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
 
 #endif

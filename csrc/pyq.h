@@ -198,7 +198,7 @@ typedef struct {
 
 void pyq_max_pool(const pyq_pool *pool, uint8_t *out);
 void pyq_average_pool(const pyq_pool *pool, const pyq_affine *from, const pyq_affine *to, float low, float high,
-                      uint8_t *out);
+                      const float *multipliers, uint8_t *out);
 
 /* transpose.c: [images, rows, columns] to [images, columns, rows], elements of 1 or 4 bytes */
 void pyq_transpose(const uint8_t *x, int64_t images, int64_t rows, int64_t columns, int32_t item, uint8_t *out);

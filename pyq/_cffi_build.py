@@ -23,6 +23,7 @@ SOURCES = [
     "csrc/transpose.c",
     "csrc/scalar/depthwise.c",
     "csrc/scalar/kernels.c",
+    "csrc/x86/avx2_binary.c",
     "csrc/x86/avx2_depthwise.c",
     "csrc/x86/avx2_elementwise.c",
     "csrc/x86/avx2_gemm.c",

@@ -54,7 +54,8 @@ def div(a: QTensor, b: QTensor, out: QParams) -> QTensor:
     for name, operand in (("a", a), ("b", b)):
         check_activation(name, operand)
     zeros = a.data == a.zero_point, b.data == b.zero_point
-    if zeros[1].any() and np.logical_and(*_broadcast(*zeros)).any():
+    _check_broadcast(a, b)
+    if zeros[1].any() and np.logical_and(*zeros).any():
         raise ValueError("a, b: expected no zero of a over a zero of b, got 0 / 0")
     return _binary("div", a, b, out)
 
@@ -85,17 +86,15 @@ def _binary(op: str, a: QTensor, b: QTensor, out: QParams) -> QTensor:
     for name, operand in (("a", a), ("b", b)):
         check_activation(name, operand)
     check_params("out", out)
-    _broadcast(a.data, b.data)
-    data = current_backend().binary(op, a.data, a.params, b.data, b.params, out)
-    return QTensor(data, out.scale, out.zero_point)
+    _check_broadcast(a, b)
+    return QTensor.of(current_backend().binary(op, a.data, a.params, b.data, b.params, out), out)
 
 
-def _broadcast(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _check_broadcast(a: QTensor, b: QTensor) -> None:
     try:
-        shape = np.broadcast_shapes(a.shape, b.shape)
+        np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(f"a, b: expected shapes that broadcast, got {a.shape} and {b.shape}") from None
-    return np.broadcast_to(a, shape), np.broadcast_to(b, shape)
 
 
 def _covering(all_params: Sequence[QParams]) -> QParams:

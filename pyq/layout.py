@@ -38,7 +38,8 @@ def _moved(x: np.ndarray, source: int) -> np.ndarray:
         raise ValueError(f"x: expected at least 3 dimensions, those of images and their channels, got {x.shape}")
     view = channels_last(x) if source == 1 else channels_first(x)
     word = None if x.dtype.hasobject else _WORDS.get(x.itemsize)
-    if view.flags.c_contiguous or not x.flags.carray or not x.size or word is None:
+    in_order = x.flags.c_contiguous and x.flags.aligned and x.dtype.isnative
+    if view.flags.c_contiguous or not in_order or not x.size or word is None:
         return np.ascontiguousarray(view)
     matrices = x.reshape(len(x), x.shape[1], -1) if source == 1 else x.reshape(len(x), -1, x.shape[-1])
     return current_backend().transpose(matrices.view(word)).view(x.dtype).reshape(view.shape)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyq.geometry import Placement
+from pyq.qparams import LIMITS, QParams, quantize_array
+
+SMALL_WINDOW = 128
+"""Elements whose sum fits 16 bits, zero points subtracted or not."""
 
 
 class Windows(NamedTuple):
-    """The windows of a pool; positions count elements.
+    """The windows of a pool; positions count elements. Compared by identity, since `windows` keeps them.
 
     A window in output row r covers input rows that begin at ``offsets[starts[r]:starts[r + 1]]``, and in output column
     c, of each such row, ``taps[c]`` pixels from ``firsts[c]`` on, ``step`` apart. counts: what the sums of an average
@@ -30,6 +34,12 @@ class Windows(NamedTuple):
     taps: NDArray[np.int64]
     step: int
     counts: NDArray[np.float32]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
 
 
 @lru_cache(maxsize=256)
@@ -50,3 +60,47 @@ def windows(sizes: tuple[int, ...], channels: int, placement: Placement, include
     firsts = (begins[-1] + skipped * dilation) * channels
     counts = placement.counts(sizes, include_pad).reshape(len(offsets), -1).astype(np.float32)
     return Windows(starts, offsets[inside], firsts, ends - skipped, dilation * channels, counts)
+
+
+def multipliers(found: Windows, params: QParams, out: QParams) -> NDArray[np.float32]:
+    """By which sums of an average pool, minus zero points, and rounded become its integers: float32 [rows, columns].
+
+    Instead of a multiplication and two divisions. 0 where windows are large, or no number is known by which every sum
+    that can be becomes the same integer.
+    """
+    return _multipliers(found, *(_fields(each) for each in (params, out)))
+
+
+_Fields: TypeAlias = tuple[float, int, np.dtype[Any], int, int]
+
+
+def _fields(params: QParams) -> _Fields:
+    return float(params.scale), int(params.zero_point), params.dtype, params.qmin, params.qmax
+
+
+@lru_cache(maxsize=256)
+def _multipliers(found: Windows, params: _Fields, out: _Fields) -> NDArray[np.float32]:
+    elements = np.diff(found.starts)[:, None] * found.taps
+    kinds = np.stack([elements.ravel(), found.counts.ravel()], axis=1)
+    kinds, index = np.unique(kinds, axis=0, return_inverse=True)
+    scale, zero_point, dtype, _, _ = params
+    target = QParams(out[0], out[1], out[2], None, *out[3:])
+    low, high = (int(bound) - zero_point for bound in LIMITS[dtype])
+    values = []
+    for size, count in kinds:
+        sums = np.arange(low * size, high * size + 1, dtype=np.float32) if size <= SMALL_WINDOW else None
+        values.append(0 if sums is None else _multiplier(sums, np.float32(scale), np.float32(count), target))
+    return np.array(values, np.float32)[index.reshape(-1)].reshape(elements.shape)
+
+
+def _multiplier(sums: NDArray[np.float32], scale: np.float32, count: np.float32, out: QParams) -> np.float32:
+    """A number that gives the integer of the numerics for each sum, looked for next to the real quotient; or 0."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        wanted = quantize_array(sums * scale / count, out)
+        middle = np.float32(np.float64(scale) / (np.float64(out.scale) * count))
+        for number in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
+            products = np.rint(sums * number)
+            integers = np.clip(products.astype(np.float64) + out.zero_point, out.qmin, out.qmax)
+            if np.abs(products).max() < 2**31 and np.array_equal(integers, wanted):
+                return number
+    return np.float32(0)

@@ -7,6 +7,8 @@ a table of integers; their sums are exact, and the result is `float32(e) / float
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from pyq.backends import current_backend
@@ -30,9 +32,15 @@ def softmax(x: QTensor, axis: int = -1, out: QParams | None = None) -> np.ndarra
     axis = normalized_axis(axis, x.ndim)
     if x.shape[axis] == 0:
         raise ValueError(f"x: expected at least one element along axis {axis}, got shape {x.shape}")
-    exponentials = np.rint(np.exp(np.arange(256) * -np.float64(x.scale)) * _ONE).astype(np.int32)
+    exponentials = _exponentials(float(x.scale))
     reals = over_rows(lambda rows: current_backend().softmax_of_bytes(rows, exponentials), x.data, axis)
     if out is None:
         return reals
     params = check_params("out", out)
     return QTensor.of(current_backend().quantize(reals, params), params)
+
+
+@lru_cache(maxsize=256)
+def _exponentials(scale: float) -> np.ndarray:
+    """Of `-d * scale`, for each `d`."""
+    return np.rint(np.exp(np.arange(256) * -np.float64(scale)) * _ONE).astype(np.int32)

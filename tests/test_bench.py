@@ -23,14 +23,15 @@ from rich.console import Console
 import pyq
 from bench import kernels, ranges
 from bench.__main__ import main
+from bench.elementwise import OPERATIONS, Operation, copies
 from bench.machine import measure_machine
 from bench.peers import LIBRARIES, installed
 from bench.processes import Worker, WorkerError, workers
 from bench.sets import FILES, chosen, read_shapes
 from bench.suites import own_task, peer_task
-from bench.tables import mean_ratio, peers_table
+from bench.tables import copies_table, mean_ratio, peers_table
 from pyq import cli
-from pyq.benchmark import Contender, Result, Task, Timing, WrongResult, mean_ratios, measure
+from pyq.benchmark import Contender, Result, Task, Timing, WrongResult, checked, mean_ratios, measure
 from pyq.config import Kernel
 from pyq.console import speed_table
 from pyq.onnx.profile import random_feed
@@ -267,12 +268,34 @@ def test_bench_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "SET: got 'triangles'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+def test_operations_beside_a_copy(operation: Operation) -> None:
+    """Every operation is right; a wrong one would be named with its seed."""
+    task = operation.task(seed=3)
+    assert [checked(task, contender).wrong for contender in task.contenders] == [0, 0]
+    own = task.contenders[-1]
+    assert isinstance(own, Contender)
+    other = own.expected.copy()
+    other.flat[-1] ^= 1
+    with pytest.raises(WrongResult, match=r"pyq, .*, seed 3: 1 of"):
+        checked(task, replace(own, expected=other))
+
+
+def test_copies() -> None:
+    timings = (Timing("copy", 0.5, 0, 9, False), Timing("pyq", 1.0, 0, 9, False))
+    result = Result("twice x", 0, 10**6, 0, timings)
+    assert copies(result) == 2
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(copies_table([result]))
+    assert ["twice", "x", "1000", "1.0", "2.0"] in [line.split() for line in console.export_text().splitlines()]
+
+
 @pytest.mark.slow
 def test_suites(tmp_path: Path) -> None:
     """pytest-benchmark runs a kernel and a shape; a wrong result names the seed."""
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "--benchmark-quiet"]
     saved = tmp_path / "bench.json"
-    options = ["-k", "scalar_quads8_1x16 or (squares-64x64x64)", "--benchmark-max-time=0.01", "--seed=5"]
+    options = ["-k", "scalar_quads8_1x16 or (squares-64x64x64) or hardswish", "--benchmark-max-time=0.01", "--seed=5"]
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no xdist
     run = subprocess.run(
         [*command, *options, f"--benchmark-json={saved}"], cwd=ROOT, env=alone, capture_output=True, text=True
@@ -280,7 +303,7 @@ def test_suites(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     names = [each["name"] for each in json.loads(saved.read_text())["benchmarks"]]
     assert any("NumPy float32" in name for name in names) and any("scalar_quads8_1x16" in name for name in names)
-    assert "64x64x64" in run.stdout and "MAC/cycle" in run.stdout
+    assert all(text in run.stdout for text in ("64x64x64", "MAC/cycle", "copies", "hardswish 1048576"))
 
 
 def test_pyq_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from exact import assert_same
 
+from pyq.backends import current_backend
 from pyq.layout import to_nchw, to_nhwc
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -27,6 +28,17 @@ def test_what_lies_so_already_is_not_copied() -> None:
     x = np.zeros((2, 3, 4, 5), np.uint8)
     assert np.shares_memory(to_nchw(np.moveaxis(x, 1, -1)), x)
     assert np.shares_memory(to_nhwc(np.moveaxis(x, -1, 1)), x)
+
+
+def test_read_only_arrays_go_through_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a QTensor are read-only."""
+    x = np.arange(3 * 40 * 40).astype(np.uint8).reshape(1, 3, 40, 40)
+    x.flags.writeable = False
+    backend, calls = current_backend(), []
+    transpose = backend.transpose
+    monkeypatch.setattr(backend, "transpose", lambda matrices: calls.append(1) or transpose(matrices))
+    assert_same(to_nhwc(x), np.moveaxis(x, 1, -1).copy())
+    assert calls == [1]
 
 
 def test_gaps_and_byte_orders() -> None:

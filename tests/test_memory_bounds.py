@@ -19,7 +19,7 @@ from pyq._core import ffi, lib
 from pyq.backends import Epilogue, backend, residual_epilogue
 from pyq.geometry import place
 from pyq.packing import pack
-from pyq.pool_windows import windows
+from pyq.pool_windows import multipliers, windows
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
@@ -178,7 +178,9 @@ def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) ->
     pointers = [out("float[]", array) for array in (reals, *mean)]
     lib.pyq_layer_norm(out("float[]", x), 3, size, out("float[]", ones), ffi.NULL, 1e-5, *pointers)
     assert_same(reals, REFERENCE.layer_norm(x, ones, None, 1e-5)[0])
-    for matrix in (q, q.T.copy(), full_range(rng, (17, size), "uint8"), full_range(rng, (size, 40), "uint32")):
+    words = full_range(rng, (3, size), "uint32")
+    tall = full_range(rng, (17, size), "uint8"), full_range(rng, (size, 40), "uint32")
+    for matrix in (q, q.T.copy(), words, words.T.copy(), *tall):
         swapped = guarded(np.zeros_like(matrix.T), edge)
         source, target = out("uint8_t[]", guarded(matrix, edge)), out("uint8_t[]", swapped)
         lib.pyq_transpose(source, 1, *matrix.shape, matrix.itemsize, target)
@@ -186,12 +188,14 @@ def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) ->
     pooled = guarded(np.zeros((1, 2, 2, size), np.uint8), edge)
     placement = place((3, 3), (2, 2))
     images = full_range(rng, (1, 3, 3, size), "uint8")
-    pool = c_backend._pool(images, windows((3, 3), size, placement))
+    found = windows((3, 3), size, placement)
+    pool = c_backend._pool(images, found)
     lib.pyq_max_pool(pool, out("uint8_t[]", pooled))
     assert_same(pooled, REFERENCE.max_pool(images, placement))
     affine = ffi.new("pyq_affine *", (0.05, 0, 0))
-    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("uint8_t[]", pooled))
     same = QParams(0.05)
+    factors = guarded(multipliers(found, same, same), edge)
+    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("float[]", factors), out("uint8_t[]", pooled))
     assert_same(pooled, REFERENCE.average_pool(images, same, placement, False, same))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exact import assert_same
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyq._core import lib
@@ -116,6 +116,22 @@ def test_arithmetic(kernels: Backend, data: st.DataObject, seed: int, op: str) -
     compare(kernels, lambda backend: backend.binary("div", a, p, b, q, out))
 
 
+@settings(max_examples=30)
+@given(st.data(), st.sampled_from(["add", "sub"]), st.sampled_from([(None, None), (3, 90)]))
+def test_sums_of_every_pair(kernels: Backend, data: st.DataObject, op: str, bounds: tuple[int | None, ...]) -> None:
+    """Found in fixed point where the scales allow, and by division where a sum is close to a half."""
+    unit = np.float32(data.draw(st.sampled_from([1e-36, 2.0**-10, 0.0371, 1.0, 1e32])))
+    ratio = st.floats(2.0**-12, 2.0**12, width=32) | st.sampled_from([0.25, 0.5, 0.7, 1.0, 2.0])
+    p, q = (
+        QParams(unit * np.float32(data.draw(ratio)), data.draw(st.integers(0, 127)), data.draw(bytes_dtypes))
+        for _ in range(2)
+    )
+    out = QParams(unit, data.draw(st.integers(0, 127)), data.draw(bytes_dtypes), None, *bounds)
+    every = np.arange(256, dtype=np.uint8)
+    a, b = np.broadcast_to(every[:, None], (256, 256)).copy().view(p.dtype), every.view(q.dtype)
+    compare(kernels, lambda backend: backend.binary(op, a, p, b, q, out))
+
+
 @given(st.data(), seeds, bytes_dtypes)
 def test_pools(kernels: Backend, data: st.DataObject, seed: int, dtype: str) -> None:
     rank = data.draw(st.integers(1, 3))
@@ -147,6 +163,26 @@ def test_windows_of_many_elements(kernels: Backend) -> None:
             mean = QParams(np.float32(1), 0)
             assert kernels.average_pool(x, mean, placement, False, mean).ravel().tolist() == [fill]
             assert kernels.max_pool(x, placement).ravel().tolist() == [fill]
+
+
+@given(st.data(), bytes_dtypes, st.sampled_from([(1, 2), (2, 2), (2, 3), (3, 3), (8, 8), (8, 16), (9, 16)]))
+def test_every_sum_of_a_window(kernels: Backend, data: st.DataObject, dtype: str, kernel: tuple[int, int]) -> None:
+    """Some scales have a multiplier that is as good as two divisions, others, of simple ratio, need these."""
+    elements = kernel[0] * kernel[1]
+    sums = np.arange(255 * elements + 1)
+    # Of a window of sum s, the first elements are 255 each, and one is what is left.
+    values = np.clip(sums[:, None] - 255 * np.arange(elements), 0, 255).astype(np.uint8)
+    x = np.ascontiguousarray(values.reshape(1, -1, *kernel).transpose(0, 2, 3, 1)).view(dtype)
+    if dtype == "int8":
+        x ^= np.int8(-128)
+    unit = np.float32(data.draw(st.floats(2.0**-10, 2.0**10, width=32)))
+    ratio = np.float32(data.draw(st.sampled_from([0.25, 0.7, 1.0, 1.0, 1.25, 3.0])))
+    source = QParams(unit, data.draw(st.integers(0, 127)), dtype)
+    bounds = data.draw(st.sampled_from([(None, None), (3, 90)]))
+    out = QParams(unit * ratio, data.draw(st.integers(0, 127)), data.draw(bytes_dtypes), None, *bounds)
+    placement = place(kernel, kernel)
+    for include_pad in (False, True):
+        compare(kernels, lambda b, include=include_pad: b.average_pool(x, source, placement, include, out))
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 150), st.integers(1, 150), st.sampled_from(["uint8", "uint32"]))
