@@ -52,8 +52,9 @@ def kernels_table(found: Sequence[Rate], machine: Machine) -> Table:
     for rate in found:
         kernel, peak = rate.kernel, machine.peak(rate.kernel.isa, 1)
         per_cycle = f"{rate.giga / machine.ghz:.1f}" if machine.ghz else ""
-        share = f"{2 * rate.giga / peak:.0%}" if peak and kernel.layout else ""
-        table.add_row(kernel.name, "MAC" if kernel.layout else "outputs", f"{rate.giga:.1f}", per_cycle, share)
+        products = kernel.operation != "requantize"
+        share = f"{2 * rate.giga / peak:.0%}" if peak and products else ""
+        table.add_row(kernel.name, "MAC" if products else "outputs", f"{rate.giga:.1f}", per_cycle, share)
     return table
 
 
