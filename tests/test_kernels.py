@@ -6,6 +6,7 @@ The contract is that of csrc/pyq.h. Weights and sums are made here from its text
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,13 +86,33 @@ def encoded(kernel: Kernel, weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(panel, np.int16 if kernel.layout in LIMITS else np.int8).reshape(-1).view(np.int16)
 
 
+def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+    """Call the C kernel; buffers: tile, base, offsets, weights. Rows and the number of steps are the case's."""
+    tile, base, offsets, weights = buffers
+    starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
+    C_ROWS[kernel.name].gemm(
+        ffi.cast("int32_t *", tile.ctypes.data),
+        ffi.new("uint8_t *[]", starts),
+        ffi.cast("int32_t *", offsets.ctypes.data),
+        ffi.cast("void *", weights.ctypes.data),
+        len(case.offsets),
+        accumulate,
+    )
+
+
 def run(
-    kernel: Kernel, case: Case, edge: str | None = None, short: str | None = None, before: np.ndarray | None = None
+    kernel: Kernel,
+    case: Case,
+    edge: str | None = None,
+    short: str | None = None,
+    before: np.ndarray | None = None,
+    call: Callable[..., None] = call_c,
 ) -> np.ndarray:
     """What the kernel computes of the tile: all, or the first half of its columns; the others stay as they are.
 
     edge: put each buffer at a guard page, see `guarded`. short: the buffer that lacks its last element. before: the
     tile to add to; without it, a C kernel overwrites whatever is there; one of Numba, which always adds, gets zeros.
+    call: calls a C kernel.
     """
 
     def put(name: str, values: np.ndarray, slack: int = 0) -> np.ndarray:
@@ -105,15 +126,7 @@ def run(
     fresh = np.full((kernel.mr, NR), CANARY if kernel.backend == "c" else 0, np.int32)
     tile = put("tile", fresh if before is None else before.copy())
     if kernel.backend == "c":
-        starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
-        C_ROWS[kernel.name].gemm(
-            ffi.cast("int32_t *", tile.ctypes.data),
-            ffi.new("uint8_t *[]", starts),
-            ffi.cast("int32_t *", offsets.ctypes.data),
-            ffi.cast("void *", weights.ctypes.data),
-            len(case.offsets),
-            before is not None,
-        )
+        call(kernel, case, before is not None, tile, base, offsets, weights)
     else:
         data, words = (np.empty(0, np.uint8), base) if wide(kernel) else (base, np.empty(0, np.int16))
         isa, layout = ISA_NAMES.index(kernel.isa), LAYOUT_NAMES.index(kernel.layout)

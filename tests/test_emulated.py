@@ -1,0 +1,148 @@
+"""Every row of AVX512-VNNI on an emulated CPU that has it, whatever CPU runs the tests: exact sums, memory bounds.
+
+Cases and expectations are those of test_kernels.py. Each buffer ends, or starts, at a page that the emulated CPU does
+not have. Twins of these tests show that they can fail: CPUs without the instructions, buffers without an element.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import numpy as np
+import pytest
+from exact import assert_same, full_range, wrapped
+from guarded import guarded
+from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run
+
+import pyq
+from pyq._core import ffi
+from pyq.config import Kernel
+
+if (sys.platform, platform.machine(), sys.implementation.name) != ("linux", "x86_64", "cpython"):
+    pytest.skip("runs the x86 code of an extension for Linux, in CPython", allow_module_level=True)
+if sys.version_info >= (3, 13):
+    pytest.skip("bochscpu has no module for this Python, only up to 3.12", allow_module_level=True)
+
+from emulator import AVX512_STATE, AVX_STATE, INVALID_OPCODE, PAGE_FAULT, Cpu, Fault, address, on_cpu
+
+ICE_LAKE, SKYLAKE_X, HASWELL = "corei7_icelake_u", "corei7_skylake_x", "corei7_haswell_4770"  # the second: no VNNI
+ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni")]
+AVX2_ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx2") and k.layout]
+every_row = pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
+
+
+def tile_of(
+    cpu: Cpu,
+    kernel: Kernel,
+    case: Case,
+    edge: str = "end",
+    short: str | None = None,
+    before: np.ndarray | None = None,
+    xcr0: int = AVX512_STATE,
+) -> np.ndarray:
+    """What the kernel computes on that CPU; see `run` of test_kernels.py."""
+
+    def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+        tile, base, offsets, weights = buffers
+        function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].gemm))
+        rows = guarded((base.ctypes.data + case.rows * base.itemsize).astype(np.uint64), edge)
+        steps = len(case.offsets)
+        cpu.call(function, tile, rows, offsets, weights, steps, int(accumulate), reached=(base,), xcr0=xcr0)
+
+    return run(kernel, case, edge, short, before, call)
+
+
+@every_row
+@pytest.mark.parametrize("edge", ["end", "start"])
+def test_sums_are_exact(kernel: Kernel, edge: str, rng: np.random.Generator) -> None:
+    def check(cpu: Cpu) -> None:
+        for steps in (*range(1, 14), 50):
+            case = random_case(kernel, rng, steps, rng.random() < 0.5, rng.choice([255, 127]), rng.random() < 0.5)
+            sums = exact_sums(kernel, case)
+            assert_same(tile_of(cpu, kernel, case, edge), sums, f"{kernel.name}, {steps} steps")
+            before = full_range(rng, (kernel.mr, NR), np.int32)
+            both = wrapped(before.astype(np.int64) + sums)
+            assert_same(tile_of(cpu, kernel, case, edge, before=before), both, f"{kernel.name}, {steps} steps added")
+
+    on_cpu(ICE_LAKE, check)
+
+
+@every_row
+def test_a_buffer_without_its_last_element_faults(kernel: Kernel, rng: np.random.Generator) -> None:
+    def check(cpu: Cpu) -> None:
+        case = random_case(kernel, rng, 1, False, 255, False)
+        case = Case(case.base, np.full(kernel.mr, case.rows.max()), case.offsets, case.weights)
+        for short in ("base", "weights", "offsets", "tile"):
+            with pytest.raises(Fault) as fault:
+                tile_of(cpu, kernel, case, short=short)
+            assert fault.value.vector == PAGE_FAULT, short
+        assert_same(tile_of(cpu, kernel, case), exact_sums(kernel, case), kernel.name)
+
+    on_cpu(ICE_LAKE, check)
+
+
+LACKING = {
+    "no AVX-512": (HASWELL, AVX_STATE),
+    "no VNNI": (SKYLAKE_X, AVX512_STATE),
+    "a system that does not save the registers": (ICE_LAKE, AVX_STATE),
+}
+lacking = pytest.mark.parametrize(("model", "xcr0"), LACKING.values(), ids=LACKING.keys())
+
+
+@lacking
+def test_rows_fault_where_their_instructions_lack(model: str, xcr0: int, rng: np.random.Generator) -> None:
+    """It is for these alone: the rows of AVX2 compute there."""
+
+    def check(cpu: Cpu) -> None:
+        for kernel in AVX2_ROWS:
+            case = random_case(kernel, rng, 5, False, 255, False)
+            assert_same(tile_of(cpu, kernel, case, xcr0=xcr0), exact_sums(kernel, case), kernel.name)
+        for kernel in ROWS:
+            with pytest.raises(Fault) as fault:
+                tile_of(cpu, kernel, random_case(kernel, rng, 5, False, 255, False), xcr0=xcr0)
+            assert fault.value.vector == INVALID_OPCODE, kernel.name
+
+    on_cpu(model, check)
+
+
+def packed(cpu: Cpu, b: np.ndarray, short: str = "", xcr0: int = AVX512_STATE) -> tuple[np.ndarray, np.ndarray]:
+    """Panels and column sums of b, as the packing of bytes stores them on that CPU; short: what lacks an element."""
+    (k, columns), is_signed = b.shape, b.dtype == np.int8
+    panels = np.full(-(-k // 4) * -(-columns // NR) * 4 * NR, 77, np.int8)
+    buffers = {"b": b.reshape(-1), "panels": panels, "sums": np.full(columns, 77, np.int32)}
+    matrix, panels, sums = (guarded(buffer[:-1] if name == short else buffer) for name, buffer in buffers.items())
+    cpu.call(address("pyq_avx512vnni_pack_bytes"), matrix, int(is_signed), k, columns, panels, sums, xcr0=xcr0)
+    return panels, sums
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_bytes_are_packed(dtype: str, rng: np.random.Generator) -> None:
+    """Quads of 16 columns, [panel][quad][column][4]; what is behind the last row or column is zero."""
+
+    def check(cpu: Cpu) -> None:
+        for _ in range(40):
+            k, columns = rng.integers(1, 70, 2)
+            b = full_range(rng, (k, columns), dtype)
+            weights = b.astype(np.int64) - (128 if dtype == "uint8" else 0)
+            padded = np.pad(weights, ((0, -k % 4), (0, -columns % NR)))
+            expected = padded.reshape(-(-k // 4), 4, -1, NR).transpose(2, 0, 3, 1)
+            panels, sums = packed(cpu, b)
+            assert_same(panels, expected.astype(np.int8).reshape(-1), f"{k} x {columns}")
+            assert_same(sums, wrapped(weights.sum(0)), f"sums of {k} x {columns}")
+        for short in ("b", "panels", "sums"):
+            with pytest.raises(Fault) as fault:
+                packed(cpu, b, short)
+            assert fault.value.vector == PAGE_FAULT, short
+
+    on_cpu(ICE_LAKE, check)
+
+
+@lacking
+def test_packing_faults_where_its_instructions_lack(model: str, xcr0: int) -> None:
+    def check(cpu: Cpu) -> None:
+        with pytest.raises(Fault) as fault:
+            packed(cpu, np.ones((8, 32), np.int8), xcr0=xcr0)
+        assert fault.value.vector == INVALID_OPCODE
+
+    on_cpu(model, check)
