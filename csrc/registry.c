@@ -36,8 +36,9 @@ static const unsigned AVX2 = 1u << 5;                              /* EBX of CPU
 static const unsigned AVX512 = 1u << 16 | 1u << 30 | 1u << 31;     /* F, BW and VL */
 static const unsigned VNNI = 1u << 11;                             /* ECX */
 
-/* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. */
-static int32_t detect(void) {
+/* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. A
+ * function of its own, for tests on emulated CPUs. */
+__attribute__((noinline)) static int32_t detect(void) {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & (1u << 27))) return PYQ_ISA_SCALAR; /* OSXSAVE */
     unsigned low, high;

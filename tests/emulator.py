@@ -27,7 +27,7 @@ from guarded import fatal_signal
 from pyq import _core
 
 INVALID_OPCODE, PAGE_FAULT = 6, 14  # vectors
-AVX_STATE, AVX512_STATE = 0x07, 0xE7  # XCR0: what the operating system saves
+SSE_STATE, AVX_STATE, AVX512_STATE = 0x03, 0x07, 0xE7  # XCR0: what the operating system saves
 
 # bochscpu always takes the same CPU model, and its wheel asks for names of a newer glibc than its tag promises. Both
 # are symbols, which a library that was loaded before can define.

@@ -6,6 +6,7 @@ The contract of the kernels is that of csrc/pyq.h; what they must compute is mad
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyq
 from pyq import windows
 from pyq._core import ffi, lib
 from pyq.backends import ConvGeometry, Epilogue, backend
-from pyq.c_backend import CBackend
+from pyq.c_backend import CBackend, Struct
 from pyq.config import Kernel
 from pyq.kernels import depthwise, registry
 from pyq.kernels.backend import NumbaBackend
@@ -50,12 +51,18 @@ def packed(rng: np.random.Generator, channels: int, side: int, extreme: bool) ->
 
 
 def run(
-    kernel: Kernel, x: np.ndarray, w: PackedWeight, e: Epilogue, edge: str | None = None, short: str | None = None
+    kernel: Kernel,
+    x: np.ndarray,
+    w: PackedWeight,
+    e: Epilogue,
+    edge: str | None = None,
+    short: str | None = None,
+    call: Callable[..., None] | None = None,
 ) -> np.ndarray:
     """Output pixels [mr, C] of the input pixels x [side, width, C].
 
     edge: put each buffer at a guard page, every input pixel at one of its own. short: the buffer that lacks the last
-    element that the kernel needs; not all use the second form of the taps of the last line.
+    element that the kernel needs; not all use the second form of the taps of the last line. call: instead of `run_c`.
     """
 
     def put(name: str, values: np.ndarray) -> np.ndarray:
@@ -72,14 +79,21 @@ def run(
     for r, line in enumerate(pixels):
         table[r * windows.PITCH :][:width] = [pixel.ctypes.data for pixel in line]
     weights, out = put("weights", windows.window_weights(w)), put("out", np.zeros((kernel.mr, channels), e.dtype))
-    (run_c if kernel.backend == "c" else run_numba)(kernel, table, weights, channels, e, out)
+    call = call or (run_c if kernel.backend == "c" else run_numba)
+    call(kernel, table, weights, channels, e, out)
     return out
 
 
-def run_c(kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray) -> None:
+def taps_of(weights: np.ndarray, channels: int, e: Epilogue) -> Struct:
+    """A `pyq_taps`, beside the epilogue that it points to."""
     finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
     lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
     taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest))
+    return Struct(taps, (finish,))
+
+
+def run_c(kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray) -> None:
+    taps, _owner = taps_of(weights, channels, e)
     pixels, target = ffi.from_buffer("uint8_t *[]", table), ffi.cast("void *", out.ctypes.data)
     C_ROWS[kernel.name].window(taps, pixels, target)
 

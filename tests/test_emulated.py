@@ -6,17 +6,20 @@ not have. Twins of these tests show that they can fail: CPUs without the instruc
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 
 import numpy as np
 import pytest
+import test_depthwise
 from exact import assert_same, full_range, wrapped
 from guarded import guarded
 from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run
 
 import pyq
 from pyq._core import ffi
+from pyq.backends import ISA_NAMES, Epilogue
 from pyq.config import Kernel
 
 if (sys.platform, platform.machine(), sys.implementation.name) != ("linux", "x86_64", "cpython"):
@@ -24,10 +27,11 @@ if (sys.platform, platform.machine(), sys.implementation.name) != ("linux", "x86
 if sys.version_info >= (3, 13):
     pytest.skip("bochscpu has no module for this Python, only up to 3.12", allow_module_level=True)
 
-from emulator import AVX512_STATE, AVX_STATE, INVALID_OPCODE, PAGE_FAULT, Cpu, Fault, address, on_cpu
+from emulator import AVX512_STATE, AVX_STATE, INVALID_OPCODE, PAGE_FAULT, SSE_STATE, Cpu, Fault, address, on_cpu
 
 ICE_LAKE, SKYLAKE_X, HASWELL = "corei7_icelake_u", "corei7_skylake_x", "corei7_haswell_4770"  # the second: no VNNI
-ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni")]
+ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and k.layout]
+WINDOWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and not k.layout]
 AVX2_ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx2") and k.layout]
 every_row = pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
 
@@ -82,6 +86,41 @@ def test_a_buffer_without_its_last_element_faults(kernel: Kernel, rng: np.random
     on_cpu(ICE_LAKE, check)
 
 
+def pixels_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AVX512_STATE, **places: str) -> None:
+    """Check what a depthwise kernel computes on that CPU; see `run` of test_depthwise.py."""
+
+    def call(
+        kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray
+    ) -> None:
+        taps, [finish] = test_depthwise.taps_of(weights, channels, e)
+        structs = [np.frombuffer(ffi.buffer(struct), np.uint8) for struct in (taps, finish.c)]
+        pixel = ctypes.c_uint8 * (channels - (places.get("short") == "pixels"))
+        pixels = [np.frombuffer(pixel.from_address(address), np.uint8) for address in table[table > 0].tolist()]
+        window = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].window))
+        cpu.call(window, structs[0], table, out, reached=(structs[1], weights, *pixels), xcr0=xcr0)
+
+    channels = int(rng.integers(16, 50))
+    x = test_depthwise.random_input(kernel, rng, channels, rng.random() < 0.5)
+    w = test_depthwise.packed(rng, channels, C_ROWS[kernel.name].kernel, rng.random() < 0.5)
+    sums = test_depthwise.run(kernel, x, w, test_depthwise.INT32, call=call, **places)
+    assert_same(sums, test_depthwise.expected(kernel, x, w), f"{kernel.name}, {channels} channels")
+
+
+@pytest.mark.parametrize("kernel", WINDOWS, ids=lambda k: k.name)
+def test_windows_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
+    """With every buffer at the end of a page; without its last element it faults."""
+
+    def check(cpu: Cpu) -> None:
+        for _ in range(5):
+            pixels_of(cpu, kernel, rng, edge="end")
+        for short in ("pixels", "weights", "out"):
+            with pytest.raises(Fault) as fault:
+                pixels_of(cpu, kernel, rng, edge="end", short=short)
+            assert fault.value.vector == PAGE_FAULT, short
+
+    on_cpu(ICE_LAKE, check)
+
+
 LACKING = {
     "no AVX-512": (HASWELL, AVX_STATE),
     "no VNNI": (SKYLAKE_X, AVX512_STATE),
@@ -101,6 +140,10 @@ def test_rows_fault_where_their_instructions_lack(model: str, xcr0: int, rng: np
         for kernel in ROWS:
             with pytest.raises(Fault) as fault:
                 tile_of(cpu, kernel, random_case(kernel, rng, 5, False, 255, False), xcr0=xcr0)
+            assert fault.value.vector == INVALID_OPCODE, kernel.name
+        for kernel in WINDOWS:
+            with pytest.raises(Fault) as fault:
+                pixels_of(cpu, kernel, rng, xcr0)
             assert fault.value.vector == INVALID_OPCODE, kernel.name
 
     on_cpu(model, check)
@@ -144,5 +187,28 @@ def test_packing_faults_where_its_instructions_lack(model: str, xcr0: int) -> No
         with pytest.raises(Fault) as fault:
             packed(cpu, np.ones((8, 32), np.int8), xcr0=xcr0)
         assert fault.value.vector == INVALID_OPCODE
+
+    on_cpu(model, check)
+
+
+DETECTED = [
+    ("core2_penryn_t9600", SSE_STATE, "scalar"),
+    ("corei7_sandy_bridge_2600k", AVX_STATE, "scalar"),
+    (HASWELL, AVX_STATE, "avx2"),
+    (HASWELL, SSE_STATE, "scalar"),
+    ("ryzen", AVX_STATE, "avx2"),
+    ("arrow_lake", AVX_STATE, "avx2"),
+    (SKYLAKE_X, AVX512_STATE, "avx2"),
+    (ICE_LAKE, AVX512_STATE, "avx512vnni"),
+    (ICE_LAKE, AVX_STATE, "avx2"),
+    (ICE_LAKE, SSE_STATE, "scalar"),
+    ("sapphire_rapids", AVX512_STATE, "avx512vnni"),
+]
+
+
+@pytest.mark.parametrize(("model", "xcr0", "isa"), DETECTED)
+def test_what_cpu_and_system_have_is_detected(model: str, xcr0: int, isa: str) -> None:
+    def check(cpu: Cpu) -> None:
+        assert ISA_NAMES[cpu.call(address("detect"), xcr0=xcr0) & 0xFFFFFFFF] == isa
 
     on_cpu(model, check)
