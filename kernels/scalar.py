@@ -54,7 +54,6 @@ def _taps(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32s)
 def run(
     layout: int,
     mr: int,
-    nr: int,
     data: Bytes,
     words: Int16s,
     rows: Int64s,
@@ -62,9 +61,9 @@ def run(
     weights: Bytes,
     acc: Int32s,
 ) -> None:
-    """The microkernel of a layout for the first mr rows and nr columns; the rest as in `tile.tiles`."""
+    """The microkernel of a layout for the first mr rows; the rest as in `tile.tiles`."""
     for r in range(mr):
-        row, sums = rows[r], acc[r, :nr]
+        row, sums = rows[r], acc[r]
         if layout == PAIRS16:
             _pairs(words, row, offsets, weights.view(np.int16), sums)
         elif layout == PAIRS8W:
