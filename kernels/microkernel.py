@@ -107,9 +107,9 @@ def _function(module: ir.Module, kernel: Microkernel) -> ir.Function:
 
 @intrinsic
 def run(
-    typing: Any, number: Any, data: Any, words: Any, rows: Any, offsets: Any, weights: Any, acc: Any
+    typing: Any, number: Any, count: Any, data: Any, words: Any, rows: Any, offsets: Any, weights: Any, acc: Any
 ) -> tuple[Any, Any]:
-    """Call the microkernel of this number in `MICROKERNELS` for its rows and columns; the rest as in `tile.tiles`.
+    """Call the microkernel of this number in `MICROKERNELS` for the first `count` tiles; the rest as in `tile.tiles`.
 
     What the target lacks is left out: LLVM could not compile it.
     """
@@ -117,19 +117,24 @@ def run(
     def codegen(context: Any, builder: Builder, signature: Any, arguments: list[Value]) -> Value:
         data, words, rows, offsets, weights, acc = (
             context.make_array(kind)(context, builder, argument)
-            for kind, argument in zip(signature.args[1:], arguments[1:], strict=True)
+            for kind, argument in zip(signature.args[2:], arguments[2:], strict=True)
         )
         end = builder.append_basic_block()
-        choice = builder.switch(arguments[0], end)
+        number, count = arguments[:2]
+        choice = builder.switch(number, end)
         for number, kernel in enumerate(MICROKERNELS):
             if kernel.isa in INSTRUCTIONS and kernel.isa in available_isas():
                 with builder.goto_block(builder.append_basic_block()):
                     choice.add_case(I64(number), builder.block)
                     base = words.data if kernel.layout in WORDS else data.data
                     function = _function(builder.module, kernel)
-                    builder.call(function, [base, rows.data, offsets.data, offsets.nitems, weights.data, acc.data])
+                    with cgutils.for_range(builder, count) as loop:
+                        first = builder.mul(loop.index, I64(kernel.mr))
+                        starts = builder.gep(rows.data, [first])
+                        tile = builder.gep(acc.data, [builder.mul(first, I64(NR))])
+                        builder.call(function, [base, starts, offsets.data, offsets.nitems, weights.data, tile])
                     builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(number, data, words, rows, offsets, weights, acc), codegen
+    return types.void(number, count, data, words, rows, offsets, weights, acc), codegen

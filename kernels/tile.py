@@ -70,9 +70,11 @@ def tiles(
     choice = CHOICE[isa, layout, int(columns > NARROW)]
     first = 0
     while first < len(rows):
-        kernel = choice[min(len(rows) - first, MAX_MR) - 1]
+        left = len(rows) - first
+        kernel = choice[min(left, MAX_MR) - 1]
+        count = left // HEIGHTS[kernel]
         if IS_SCALAR[kernel]:
-            scalar.run(layout, HEIGHTS[kernel], data, words, rows[first:], offsets, weights, acc[first:])
+            scalar.run(layout, data, words, rows[first:], offsets, weights, acc[first:])
         else:
-            _run(kernel, data, words, rows[first:], offsets, weights, acc[first:])
-        first += HEIGHTS[kernel]
+            _run(kernel, count, data, words, rows[first:], offsets, weights, acc[first:])
+        first += count * HEIGHTS[kernel]
