@@ -17,7 +17,7 @@ from pyq import windows
 from . import window as functions
 from .elementwise import lookup
 from .epilogue import EPILOGUE, OUT, QUANTIZED, Epilogue
-from .host import AVX2, SCALAR, Bytes, Int16s, Int64s, array, inlined, jit
+from .host import ISAS, Bytes, Int16s, Int64s, array, inlined, jit
 from .registry import MAX_WINDOW, WINDOWS, best_window
 
 RUN = 32
@@ -29,7 +29,7 @@ CHOICE = np.array(
             [[best_window(isa, side, stride, left) for left in range(1, MAX_WINDOW + 1)] for stride in windows.STRIDES]
             for side in windows.KERNELS
         ]
-        for isa in (SCALAR, AVX2)
+        for isa in ISAS
     ]
 )
 """Number in `WINDOWS` of the next tile: by instruction set, kernel, stride, and output pixels left (less 1)."""

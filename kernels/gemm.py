@@ -17,15 +17,12 @@ from pyq.panels import SEGMENT_DTYPE
 
 from .epilogue import EPILOGUE, OUT, RESIDUAL, Epilogue, finish_columns
 from .host import Bytes, Int16s, Int32s, Int64s, array, jit
-from .tile import tiles
+from .tile import GROUP, tiles
 
-BLOCK = 192
-"""Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words. A multiple of GROUP, so that only the last block
-has tails."""
-GROUP = 12
-"""A multiple of the rows of the tallest kernels, of 4 and of 6."""
-TILE_ROWS = 4 * GROUP
-"""Rows, at most, of which the epilogue is run at once."""
+TILE_ROWS = 48
+"""Rows, at most, of which the epilogue is run at once: a multiple of all groups, so that only the last has tails."""
+BLOCK = 4 * TILE_ROWS
+"""Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words."""
 TILE_BYTES = 6 << 10
 """What these read of the activations, at most, so that it fits the L1 cache beside the weights."""
 
@@ -58,12 +55,13 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
 
 
 @jit()
-def _tile_rows(segments: NDArray[Any]) -> int:
-    """Rows to compute at once: the more, the fewer products make a sum."""
-    steps = 0
+def _tile_rows(isa: int, segments: NDArray[Any]) -> int:
+    """Rows to compute at once, in whole groups: the more, the fewer products make a sum."""
+    steps, group = 0, 1
     for segment in segments[: _panel_end(segments, 0)]:
         steps += segment.steps
-    return GROUP * max(1, min(TILE_ROWS // GROUP, TILE_BYTES // (4 * steps * GROUP + 1)))
+        group = max(group, GROUP[isa, segment.layout])
+    return group * max(1, min(TILE_ROWS // group, TILE_BYTES // (4 * steps * group + 1)))
 
 
 @jit(
@@ -105,7 +103,7 @@ def gemm(
     """
     ends = epilogue, residual, out
     total = size[0] * size[1] * size[2] * size[3]
-    tile_rows = _tile_rows(segments)
+    tile_rows = _tile_rows(isa, segments)
     for block in range(0, total, BLOCK):
         count = min(BLOCK, total - block)
         _row_starts(rows[:count], block, size, strides)

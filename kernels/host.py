@@ -7,6 +7,7 @@ it): an LLVM intrinsic that the target lacks does not raise, it aborts the proce
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ import numpy as np
 from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
+from pyq.backends import ISA_NAMES
+
 Bytes = NDArray[np.uint8]
 Int16s = NDArray[np.int16]
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-SCALAR, AVX2 = 0, 1
-"""Instruction sets, the better one last."""
+SCALAR, AVX2, AVX512VNNI = ISAS = range(len(ISA_NAMES))
+"""Instruction sets, by their numbers in ISA_NAMES: each has what those before it have."""
+
+AVX2_FEATURES = {"+avx2"}
+FEATURES: tuple[set[str], ...] = (
+    set(),
+    AVX2_FEATURES,
+    AVX2_FEATURES | {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vnni"},
+)
+"""What LLVM calls those that a target needs."""
 
 
 def _can_cache() -> bool:
@@ -58,15 +69,17 @@ def array(dtype: Any, ndim: int = 1) -> Any:
     return numba.types.Array(dtype, ndim, "C", readonly=True)
 
 
+@cache
 def available_isas() -> tuple[int, ...]:
     """Instruction sets that compiled kernels may use here."""
     _triple, _cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return (SCALAR, AVX2) if "+avx2" in features.split(",") else (SCALAR,)
+    return tuple(isa for isa in ISAS if FEATURES[isa] <= set(features.split(",")))
 
 
 def default_isa() -> int:
-    """The best available instruction set, unless `PYQ_ISA=scalar`."""
-    return SCALAR if os.environ.get("PYQ_ISA") == "scalar" else available_isas()[-1]
+    """The best available instruction set, or lower if `PYQ_ISA` caps it."""
+    cap = os.environ.get("PYQ_ISA")
+    return min(available_isas()[-1], ISA_NAMES.index(cap) if cap in ISA_NAMES else ISAS[-1])
 
 
 def drop_stale_cache(folder: Path) -> None:

@@ -12,10 +12,13 @@ from numba.core import cgutils
 binding.initialize_native_asmparser()
 
 I8, I16, I32, I64, I128 = (ir.IntType(bits) for bits in (8, 16, 32, 64, 128))
-I8X16, I16X16, I32X8 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I16, 16), (I32, 8)))
+I8X16, I16X16, I32X8, I32X16 = (ir.VectorType(t, n) for t, n in ((I8, 16), (I16, 16), (I32, 8), (I32, 16)))
 
 Builder: TypeAlias = ir.IRBuilder
 Value: TypeAlias = Any  # an ir.Value; llvmlite has no types
+
+REGISTERS = {I32X8: "x", I32X16: "v"}
+"""Where inline assembly has vectors: in the 16 registers of AVX2, the 32 of AVX-512. All else is in general ones."""
 
 
 class _Operand(int):
@@ -26,9 +29,14 @@ class _Operand(int):
 
 
 def assemble(
-    builder: Builder, text: str, changed: Mapping[str, Value], inputs: Mapping[str, Value], made: Sequence[str] = ()
+    builder: Builder,
+    text: str,
+    changed: Mapping[str, Value],
+    inputs: Mapping[str, Value],
+    made: Sequence[str] = (),
+    vector: ir.Type = I32X8,
 ) -> list[Value]:
-    """The vectors `changed`, as they are after the instructions, and those that these have `made`.
+    """The vectors `changed`, as they are after the instructions, and those that these have `made`: of type `vector`.
 
     Of `inputs` the text may use as many as it likes. What else it names is a temporary: an output that nobody reads.
     """
@@ -39,9 +47,10 @@ def assemble(
     before = [f"{name} before" for name in changed]
     numbers = {name: _Operand(i) for i, name in enumerate([*outputs, *before, *used])}
     arguments = [*changed.values(), *(inputs[name] for name in used)]
-    places = ["x" if value.type == I32X8 else "r" for value in arguments[len(changed) :]]
-    constraints = ",".join(["=&x"] * len(outputs) + [*map(str, range(len(changed))), *places, "~{memory}"])
-    kind = ir.FunctionType(ir.LiteralStructType([I32X8] * len(outputs)), [value.type for value in arguments])
+    written = [f"=&{REGISTERS[vector]}"] * len(outputs)
+    read = [REGISTERS.get(value.type, "r") for value in arguments[len(changed) :]]
+    constraints = ",".join([*written, *map(str, range(len(changed))), *read, "~{memory}"])
+    kind = ir.FunctionType(ir.LiteralStructType([vector] * len(outputs)), [value.type for value in arguments])
     assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
     after = builder.call(assembly, arguments)
     return [builder.extract_value(after, i) for i in range(len(results))]

@@ -8,7 +8,7 @@ from pyq import windows
 from pyq.backends import ISA_NAMES
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32, TAPS16
 
-from .host import AVX2, SCALAR, available_isas
+from .host import AVX2, AVX512VNNI, SCALAR, available_isas
 
 HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
     **{(SCALAR, layout): (1,) for layout in range(len(LAYOUT_NAMES))},
@@ -19,6 +19,10 @@ HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
     (AVX2, QUADS8P2): (1, 2, 3, 4),
     (AVX2, QUADS8P4): (1, 2, 3, 4),
     (AVX2, TAPS16): (1, 2, 4),
+    (AVX512VNNI, QUADS32): (1, 2, 3, 4, 5, 6, 7, 8),
+    (AVX512VNNI, QUADS8): (1, 4, 8),
+    (AVX512VNNI, QUADS8P2): (1, 4, 8),
+    (AVX512VNNI, QUADS8P4): (1, 4, 8),
 }
 """Rows of the tiles for which there is a microkernel, by instruction set and layout."""
 
@@ -29,21 +33,38 @@ NARROW_HEIGHTS = {(AVX2, layout): (4, 6) for layout in (PAIRS8W, QUADS32, QUADS8
 
 MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 
+
+class Microkernel(NamedTuple):
+    """Instruction set, layout of the weights, rows and columns of the tile."""
+
+    isa: int
+    layout: int
+    mr: int
+    nr: int
+
+
 MICROKERNELS = [
-    (isa, layout, mr, nr)
+    Microkernel(isa, layout, mr, nr)
     for table, nr in ((HEIGHTS, NR), (NARROW_HEIGHTS, NARROW))
     for (isa, layout), heights in table.items()
     for mr in heights
 ]
 
 
-def best_tile(isa: int, layout: int, columns: int, left: int) -> tuple[int, int]:
-    """Rows and columns of the tile to compute next, of `left` rows and a panel of `columns` columns: of the narrowest
-    that suffice the tallest that fits.
+def best_tile(isa: int, layout: int, columns: int, left: int) -> int:
+    """The number in `MICROKERNELS` of the next tile, where `left` rows are left of a panel of `columns` columns.
+
+    Of the best instruction set up to `isa` that has the layout: the narrowest that suffices, then the tallest.
     """
-    tiles = [(nr, -mr) for other, number, mr, nr in MICROKERNELS if (other, number) == (isa, layout)]
-    nr, mr = min(((nr, mr) for nr, mr in tiles if nr >= columns and -mr <= left), default=(NR, 0))
-    return -mr, nr
+    fitting = [
+        (kernel.isa, -kernel.nr, kernel.mr, number)
+        for number, kernel in enumerate(MICROKERNELS)
+        if kernel.isa in available_isas()[: isa + 1]
+        and kernel.layout == layout
+        and kernel.nr >= columns
+        and kernel.mr <= left
+    ]
+    return max(fitting)[-1]
 
 
 class Window(NamedTuple):
@@ -70,13 +91,16 @@ WINDOWS = [
 
 
 def best_window(isa: int, side: int, stride: int, left: int) -> int:
-    """The number in `WINDOWS` of the tallest tile that fits, where `left` output pixels are left."""
+    """The number in `WINDOWS` of the tallest tile that fits, where `left` output pixels are left; as `best_tile`."""
     fitting = [
-        (window.mr, number)
+        (window.isa, window.mr, number)
         for number, window in enumerate(WINDOWS)
-        if (window.isa, window.side) == (isa, side) and window.stride in (0, stride) and window.mr <= left
+        if window.isa in available_isas()[: isa + 1]
+        and window.side == side
+        and window.stride in (0, stride)
+        and window.mr <= left
     ]
-    return max(fitting)[1]
+    return max(fitting)[-1]
 
 
 def window_name(window: Window) -> str:

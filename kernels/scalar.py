@@ -53,8 +53,6 @@ def _taps(data: Bytes, row: int, offsets: Int32s, weights: Int16s, sums: Int32s)
 @jit()
 def run(
     layout: int,
-    mr: int,
-    nr: int,
     data: Bytes,
     words: Int16s,
     rows: Int64s,
@@ -62,9 +60,9 @@ def run(
     weights: Bytes,
     acc: Int32s,
 ) -> None:
-    """The microkernel of a layout for the first mr rows and nr columns; the rest as in `tile.tiles`."""
-    for r in range(mr):
-        row, sums = rows[r], acc[r, :nr]
+    """The microkernel of a layout, row by row; its arguments are those of `tile.tiles`."""
+    for r in range(len(rows)):
+        row, sums = rows[r], acc[r]
         if layout == PAIRS16:
             _pairs(words, row, offsets, weights.view(np.int16), sums)
         elif layout == PAIRS8W:

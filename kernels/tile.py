@@ -9,27 +9,28 @@ from numba import types
 
 from pyq.panels import LAYOUT_NAMES, NR
 
-from . import scalar
-from .host import AVX2, SCALAR, Bytes, Int16s, Int32s, Int64s, array, available_isas, jit
-from .registry import MAX_MR, NARROW, best_tile
+from . import microkernel, scalar
+from .host import ISAS, SCALAR, Bytes, Int16s, Int32s, Int64s, array, jit
+from .registry import MAX_MR, MICROKERNELS, NARROW, best_tile
 
-TILES = np.array(
+CHOICE = np.array(
     [
         [
-            [[best_tile(isa, layout, nr, left) for left in range(MAX_MR + 1)] for nr in (NARROW, NR)]
+            [[best_tile(isa, layout, columns, left) for left in range(1, MAX_MR + 1)] for columns in (NARROW, NR)]
             for layout in range(len(LAYOUT_NAMES))
         ]
-        for isa in (SCALAR, AVX2)
+        for isa in ISAS
     ]
 )
-"""Rows and columns of the next tile: by instruction set, layout, whether the panel is not narrow, and rows left."""
+"""Number in `MICROKERNELS` of the next tile: by instruction set, layout, whether the panel is not narrow, and rows left
+(less 1)."""
 
-if AVX2 in available_isas():
-    from . import avx2
+HEIGHTS = np.array([kernel.mr for kernel in MICROKERNELS])
+GROUP = np.where(HEIGHTS[CHOICE[:, :, 1, -1]] == 8, 16, 12)
+"""Rows after which there are no tails, by instruction set and layout: of kernels of up to 8 rows, or of 4 and 6."""
+IS_SCALAR = np.array([kernel.isa == SCALAR for kernel in MICROKERNELS])
 
-    _run_avx2: Any = avx2.run
-else:
-    _run_avx2 = scalar.run  # a name for the compiler: the instruction set is never chosen here
+_run: Any = microkernel.run
 
 
 @jit(
@@ -64,14 +65,16 @@ def tiles(
 
     data: activations as uint8; words: the same as int16; either is empty when no segment needs it. rows int64
     positions, offsets int32 [steps], weights uint8, from the start of the segment on. Nothing is checked. The other
-    columns of acc may change. TAPS16
-    reads 16 elements at each position, however few columns count.
+    columns of acc may change. TAPS16 reads 16 elements at each position, however few columns count.
     """
+    choice = CHOICE[isa, layout, int(columns > NARROW)]
     first = 0
     while first < len(rows):
-        mr, nr = TILES[isa, layout, int(columns > NARROW), min(len(rows) - first, MAX_MR)]
-        if isa == AVX2:
-            _run_avx2(layout, mr, nr, data, words, rows[first:], offsets, weights, acc[first:])
+        left = len(rows) - first
+        kernel = choice[min(left, MAX_MR) - 1]
+        count = left // HEIGHTS[kernel]
+        if IS_SCALAR[kernel]:
+            scalar.run(layout, data, words, rows[first:], offsets, weights, acc[first:])
         else:
-            scalar.run(layout, mr, nr, data, words, rows[first:], offsets, weights, acc[first:])
-        first += mr
+            _run(kernel, count, data, words, rows[first:], offsets, weights, acc[first:])
+        first += count * HEIGHTS[kernel]

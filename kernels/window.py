@@ -27,11 +27,11 @@ from pyq.windows import PITCH, tap_pairs
 
 from .epilogue import COLUMNS, FLOAT32, INT32, QUANTIZED, Columns, Limits, finish_vector
 from .host import AVX2, available_isas
-from .llvm import I8, I8X16, I16, I32, I64, Builder, Value, assemble, load, store
+from .llvm import I8, I8X16, I16, I32, I32X16, I64, Builder, Value, assemble, load, store
 from .registry import WINDOWS, Window, window_name
 
 FLOAT = ir.FloatType()
-I16X32, I32X16 = ir.VectorType(I16, 2 * NR), ir.VectorType(I32, NR)
+I16X32 = ir.VectorType(I16, 2 * NR)
 
 PAIR_BYTES = 4 * NR
 """Of the weights of two taps."""

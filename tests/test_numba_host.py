@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import pyq
+from pyq.backends import ISA_NAMES
 from pyq.kernels import depthwise, elementwise, epilogue, gemm, host, tile
 
 
@@ -24,17 +27,28 @@ def run_python(code: str, **environment: str) -> str:
     return done.stdout
 
 
+TARGETS = {
+    "scalar": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2"},
+    "avx512vnni": {
+        "NUMBA_CPU_NAME": "cascadelake",
+        "NUMBA_CPU_FEATURES": "+avx2,+avx512f,+avx512bw,+avx512vl,+avx512vnni",
+    },
+}
+"""What Numba is told to compile for, on any host, by the best instruction set that this has."""
+
+
 def test_a_target_without_avx2_gets_plain_loops() -> None:
     """An intrinsic that the target lacks would abort the process."""
     code = (
         "import numpy as np; from pyq.kernels import host, tile; "
         "from pyq.panels import TAPS16; "
         "acc = np.zeros((1, 16), np.int32); "
-        "tile.tiles(host.AVX2, TAPS16, 16, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
-        "np.array([0, 16], np.int32), np.full(32, 5, np.int16).view(np.uint8), acc); "
+        "[tile.tiles(isa, TAPS16, 16, np.full(32, 3, np.uint8), np.empty(0, np.int16), np.array([0]), "
+        "np.array([0, 16], np.int32), np.full(32, 5, np.int16).view(np.uint8), acc) for isa in host.ISAS]; "
         "print(host.available_isas(), host.default_isa(), set(acc.ravel().tolist()))"
     )
-    assert run_python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == "(0,) 0 {30}\n"
+    assert run_python(code, **TARGETS["scalar"]) == "(0,) 0 {90}\n"
 
 
 def test_a_target_without_avx2_computes_the_same() -> None:
@@ -47,13 +61,35 @@ def test_a_target_without_avx2_computes_the_same() -> None:
         "pyq.use_backend('numba').__enter__(); "
         "print([bool((pyq_conv('', *task).call() == task[1].expected).all()) for task in tasks])"
     )
-    assert run_python(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == "[True, True, True]\n"
+    assert run_python(code, **TARGETS["scalar"]) == "[True, True, True]\n"
 
 
-def test_pyq_isa_caps_the_choice() -> None:
-    code = "from pyq.kernels import host; print(host.default_isa() == max(host.available_isas()), host.default_isa())"
-    assert run_python(code, PYQ_ISA="scalar").endswith(" 0\n")
-    assert run_python(code, PYQ_ISA="").startswith("True ")
+@pytest.mark.parametrize("target", ISA_NAMES)
+@pytest.mark.parametrize("cap", ["", *ISA_NAMES])
+def test_the_best_instruction_set_of_the_target_unless_pyq_isa_caps_it(target: str, cap: str) -> None:
+    code = "from pyq.kernels import host; print(host.available_isas()[-1], host.default_isa())"
+    best = ISA_NAMES.index(target)
+    used = min(best, ISA_NAMES.index(cap)) if cap else best
+    assert run_python(code, **TARGETS[target], PYQ_ISA=cap) == f"{best} {used}\n"
+
+
+def test_what_avx512_has_no_kernel_for_is_avx2s() -> None:
+    """And where there is one it comes first: a narrow panel is computed whole, two rows are twice one."""
+    code = (
+        "from pyq.kernels import registry; from pyq.backends import ISA_NAMES; from pyq.panels import LAYOUT_NAMES; "
+        "tiles = [[registry.MICROKERNELS[registry.best_tile(2, layout, columns, left)] for columns in (8, 16) "
+        "for left in (2, 5, 8)] for layout in range(len(LAYOUT_NAMES))]; "
+        "print({LAYOUT_NAMES[of[0].layout]: [(ISA_NAMES[t.isa], t.mr, t.nr) for t in of] for of in tiles}); "
+        "print({registry.WINDOWS[registry.best_window(2, side, 1, 4)][:4] for side in (3, 5)})"
+    )
+    tiles, windows = map(ast.literal_eval, run_python(code, **TARGETS["avx512vnni"]).splitlines())
+    few = 2 * [("avx512vnni", 1, 16), ("avx512vnni", 4, 16), ("avx512vnni", 8, 16)]
+    assert tiles["quads32"] == 2 * [("avx512vnni", mr, 16) for mr in (2, 5, 8)]
+    assert (tiles["quads8"], tiles["quads8p2"], tiles["quads8p4"]) == (few, few, few)
+    assert tiles["pairs8w"][:3] == [("avx2", 2, 16), ("avx2", 4, 8), ("avx2", 6, 8)]
+    assert tiles["pairs16"][3:] == [("avx2", 2, 16), ("avx2", 4, 16), ("avx2", 6, 16)]
+    assert {isa for isa, _, _ in tiles["taps16"]} == {"avx2"}
+    assert windows == {(host.AVX2, 3, 1, 4), (host.AVX2, 5, 1, 4)}
 
 
 def test_listing_kernels_compiles_nothing() -> None:
@@ -99,37 +135,62 @@ def test_code_older_than_a_source_is_not_reused(tmp_path: Path) -> None:
     assert sorted(path.name for path in cached.iterdir()) == ["new.1.nbc", "new.nbi", "old.pyc"]
 
 
-AVX2_TARGET = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2"}
+def compiled(target: str, folder: Path, more: str, functions: str) -> dict[str, str]:
+    """What LLVM makes for a target of the microkernels that some functions call, by their names.
 
-
-def test_no_microkernel_keeps_vectors_on_the_stack(tmp_path: Path) -> None:
-    """But for two that are added here: five rows of QUADS8P4 need 18 registers, eight pixels of a window more than 16.
-
-    Those are what a CPU of AVX2 has; nothing runs, so it is compiled for one anywhere: with AVX-512 there are 32.
-    Of windows the products count: what finishes the sums may keep a constant on the stack.
+    more: code that adds rows to the registry. Plain loops are not among them. Nothing runs: any host will do.
     """
     code = (
-        "from pyq.kernels import host, registry; from pyq.panels import QUADS8P4; "
-        "registry.MICROKERNELS.append((host.AVX2, QUADS8P4, 5, 16)); "
-        "registry.WINDOWS.append(registry.Window(host.AVX2, 3, 1, 8)); "
-        "from pyq.kernels import depthwise, tile; "
-        "print(*(f.inspect_asm(f.signatures[0]) for f in (tile.tiles, depthwise.depthwise)))"
+        "from pyq.kernels import host, registry; from pyq.panels import QUADS8P4, QUADS32; "
+        f"{more}; from pyq.kernels import depthwise, tile; "
+        f"print(*(f.inspect_asm(f.signatures[0]) for f in ({functions},)))"
     )
-    assembly = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), **AVX2_TARGET)  # code from the cache has no listing
-    bodies = dict(re.findall(r"^pyq_(numba_avx2_\w+):$(.*?)^\.Lfunc_end", assembly, re.DOTALL | re.MULTILINE))
-    rows = {k.name for k in pyq.kernels_available() if k.name.startswith("numba_avx2")}
+    assembly = run_python(code, NUMBA_CACHE_DIR=str(folder), **TARGETS[target])  # code from the cache has no listing
+    found = re.findall(r"^pyq_(numba_avx\w+):$(.*?)^\.Lfunc_end", assembly, re.DOTALL | re.MULTILINE)
+    return dict(found)
+
+
+def rows(isa: str) -> set[str]:
+    return {k.name for k in pyq.kernels_available() if (k.backend, k.isa) == ("numba", isa)}
+
+
+def spills(code: str) -> bool:
+    return re.search(r"\(%r[sb]p\).*%[yz]mm|%[yz]mm.*\(%r[sb]p\)", code) is not None
+
+
+def test_no_microkernel_of_avx2_keeps_vectors_on_the_stack(tmp_path: Path) -> None:
+    """But for two that are added here: five rows of QUADS8P4 need 18 registers, eight pixels of a window more than 16.
+
+    Of windows the products count: what finishes the sums may keep a constant on the stack.
+    """
+    more = (
+        "registry.MICROKERNELS.append(registry.Microkernel(host.AVX2, QUADS8P4, 5, 16)); "
+        "registry.WINDOWS.append(registry.Window(host.AVX2, 3, 1, 8))"
+    )
+    bodies = compiled("avx2", tmp_path, more, "tile.tiles, depthwise.depthwise")
     added = {"numba_avx2_quads8p4_5x16", "numba_avx2_window3s1_8x16"}
-    assert bodies.keys() == rows | added
-    spilling = set()
-    for name, body in bodies.items():
-        counted = body[body.index("vpmaddwd") : body.rindex("vpmaddwd")] if "window" in name else body
-        if re.search(r"\(%r[sb]p\).*%ymm|%ymm.*\(%r[sb]p\)", counted):
-            spilling.add(name)
-    assert spilling == added
+    assert bodies.keys() == rows("avx2") | added  # and none that the target lacks
+    products = {
+        name: body[body.index("vpmaddwd") : body.rindex("vpmaddwd")] if "window" in name else body
+        for name, body in bodies.items()
+    }
+    assert {name for name, body in products.items() if spills(body)} == added
+
+
+def test_no_microkernel_of_avx512_keeps_vectors_on_the_stack(tmp_path: Path) -> None:
+    """But for one that is added here: 32 rows need 34 of the 32 registers. Weights are loaded once for all rows."""
+    more = "registry.MICROKERNELS.append(registry.Microkernel(host.AVX512VNNI, QUADS32, 32, 16))"
+    bodies = compiled("avx512vnni", tmp_path, more, "tile.tiles")
+    added = "numba_avx512vnni_quads32_32x16"
+    ours = {name: body for name, body in bodies.items() if "avx512vnni" in name}
+    assert ours.keys() == rows("avx512vnni") | {added}
+    assert {name for name, body in ours.items() if spills(body)} == {added}
+    multiplied = [line for body in ours.values() for line in body.splitlines() if "vpdpbusd" in line]
+    assert all(re.fullmatch(r"\s*vpdpbusd(\s+%zmm\d+,){2} %zmm\d+", line) for line in multiplied)
 
 
 def test_registry_rows() -> None:
-    rows = [k for k in pyq.kernels_available() if k.backend == "numba"]
-    assert {k.operation for k in rows} == {"gemm", "depthwise", "requantize"}
-    assert {k.runnable for k in rows if k.isa == "scalar"} == {True}
-    assert {k.runnable for k in rows if k.isa == "avx2"} == {host.AVX2 in host.available_isas()}
+    found = [k for k in pyq.kernels_available() if k.backend == "numba"]
+    assert {k.operation for k in found} == {"gemm", "depthwise", "requantize"}
+    for number, isa in enumerate(ISA_NAMES):
+        assert {k.runnable for k in found if k.isa == isa} == {number in host.available_isas()}
