@@ -8,7 +8,7 @@ from pyq import windows
 from pyq.backends import ISA_NAMES
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32, TAPS16
 
-from .host import AVX2, AVX512VNNI, SCALAR, available_isas
+from .host import AVX2, AVX512VNNI, ISAS, SCALAR, available_isas
 
 HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
     **{(SCALAR, layout): (1,) for layout in range(len(LAYOUT_NAMES))},
@@ -80,9 +80,10 @@ MAX_WINDOW = 4
 """Output pixels, at most."""
 
 WINDOWS = [
-    *(Window(isa, side, 0, 1) for isa in (SCALAR, AVX2) for side in windows.KERNELS),
+    *(Window(isa, side, 0, 1) for isa in ISAS for side in windows.KERNELS),
     *(
-        Window(AVX2, side, stride, mr)
+        Window(isa, side, stride, mr)
+        for isa in (AVX2, AVX512VNNI)
         for side in windows.KERNELS
         for stride in windows.STRIDES
         for mr in range(2, MAX_WINDOW + 1)
