@@ -17,7 +17,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { CHAINS = 4 };
+enum { CHAINS = 4, AHEAD = 2048 /* bytes of weights */ };
 
 ALWAYS_INLINE TARGET_AVX512VNNI __m512i broadcast(const uint8_t *address) {
     int32_t quad;
@@ -31,6 +31,8 @@ ALWAYS_INLINE TARGET_AVX512VNNI void quads(__m512i *acc, const uint8_t *const *r
         const int64_t offset = offsets[s];
         __m512i weights = _mm512_loadu_si512(w);
         __asm__("" : "+v"(weights)); /* else it is an operand in memory for every row, and loads are the bottleneck */
+        /* Rows take so long that too few steps are under way to keep memory busy. One row is faster without. */
+        if (mr > 1) _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
         UNROLL for (int r = 0; r < mr; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], broadcast(row[r] + offset), weights);
     }
 }
