@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -57,6 +58,12 @@ def seed(pytestconfig: pytest.Config) -> int:
 def machine(pytestconfig: pytest.Config) -> Machine:
     """Measured at the start."""
     return pytestconfig.stash[MACHINE]
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """Statistics only: every single time would make a file of hundreds of megabytes."""
+    for benchmark in output_json["benchmarks"]:
+        benchmark["stats"].pop("data", None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

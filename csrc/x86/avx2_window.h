@@ -128,4 +128,21 @@ ALWAYS_INLINE TARGET_AVX2 void window_of_type(const pyq_taps *t, const uint8_t *
         window(t, pixels, out, kernel, stride, mr, fused, PYQ_OUT_INT32);
 }
 
+/* The tiles that there are, for both: T(name, kernel, stride, mr). */
+#define EVERY_TILE(T)          \
+    T(window3_1x16, 3, 1, 1)   \
+    T(window3s1_2x16, 3, 1, 2) \
+    T(window3s1_3x16, 3, 1, 3) \
+    T(window3s1_4x16, 3, 1, 4) \
+    T(window3s2_2x16, 3, 2, 2) \
+    T(window3s2_3x16, 3, 2, 3) \
+    T(window3s2_4x16, 3, 2, 4) \
+    T(window5_1x16, 5, 1, 1)   \
+    T(window5s1_2x16, 5, 1, 2) \
+    T(window5s1_3x16, 5, 1, 3) \
+    T(window5s1_4x16, 5, 1, 4) \
+    T(window5s2_2x16, 5, 2, 2) \
+    T(window5s2_3x16, 5, 2, 3) \
+    T(window5s2_4x16, 5, 2, 4)
+
 #endif
