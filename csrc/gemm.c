@@ -140,7 +140,9 @@ static void run_task(void *context, int64_t task) {
 }
 
 /* A group of rows is whole tiles: of the tallest kernels of 4 and of 6 rows, which a panel may have both, or of 8. */
-static int64_t choose_group(const pyq_weights *w) { return pyq_select(w->segments->layout, PYQ_NR, PYQ_MAX_MR)->mr == 8 ? 16 : 12; }
+static int64_t choose_group(const pyq_weights *w) {
+    return pyq_select(w->segments->layout, PYQ_NR, PYQ_MAX_MR)->mr == 8 ? 16 : 12;
+}
 
 /* Whole groups of rows of which `bytes` are read each: as many as fit `room`, at least one group, at most `most` rows. */
 static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most, int64_t group) {

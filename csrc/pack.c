@@ -158,7 +158,8 @@ static void pack_panel(void *context, int64_t panel) {
     plan p = {0};
     for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * quads;
     /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
-    const int fits8 = items && lists && pyq_load_items(items, j->w + column, j->quads, j->columns, left < PYQ_NR ? left : PYQ_NR);
+    const int64_t n = left < PYQ_NR ? left : PYQ_NR;
+    const int fits8 = items && lists && pyq_load_items(items, j->w + column, j->quads, j->columns, n);
     if (fits8 && j->most < 0)
         pyq_make_plan(&p, items, j->quads, j->bound);
     else if (fits8)
@@ -250,7 +251,8 @@ int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_q
                  pyq_segment *segments, int32_t *order, uint8_t *data) {
     const int64_t panels = (columns + PYQ_NR - 1) / PYQ_NR;
     const int bound = 32767 / amax;
-    job j = {.w = w, .quads = quads, .columns = columns, .own_quads = own_quads, .bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND};
+    job j = {.w = w, .quads = quads, .columns = columns, .own_quads = own_quads};
+    j.bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND;
     j.adds32 = isa >= PYQ_ISA_AVX512VNNI;
     j.segments = segments, j.order = order, j.data = data;
     j.order_room = quads + 4, j.data_room = 128 * quads + 256;

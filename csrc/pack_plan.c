@@ -103,7 +103,8 @@ static void drop_small_segments(plan *p) {
 }
 
 static void set_cost(plan *p) {
-    p->cost = pyq_segment_cost(PYQ_QUADS32, p->of[PYQ_QUADS32].count, 1) + pyq_segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
+    p->cost = pyq_segment_cost(PYQ_QUADS32, p->of[PYQ_QUADS32].count, 1) +
+              pyq_segment_cost(PYQ_QUADS8, p->of[PYQ_QUADS8].count, 1) +
               pyq_segment_cost(PYQ_QUADS8P2, p->of[PYQ_QUADS8P2].count, 2) +
               pyq_segment_cost(PYQ_QUADS8P4, p->of[PYQ_QUADS8P4].count, 4);
 }
