@@ -5,7 +5,7 @@
  *            are packed for this CPU are all quads32. The other layouts of quads are the same bytes, in weights that were
  *            packed elsewhere.
  *            Per row and quad (64 products) 1 load and 1 multiply. Zen 4, one such multiply a cycle: 64 MAC/cycle, of
- *            which 60 are reached; Intel's servers, two: 128.
+ *            which 63 are reached; Intel's servers, two: 128.
  *
  * A sum depends on the one before it for 4 (Zen) to 5 cycles (Intel), so few rows take several steps at once, in
  * accumulators of their own.
