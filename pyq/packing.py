@@ -209,8 +209,8 @@ def pack(
     come (127 for 7-bit activations; int8 activations count from -(amax + 1) / 2); an activation above it is a
     ValueError later, never a wrong result. dilations: of the convolution, when they are not 1. isa: the instruction
     set of the CPU that the weights are for, "scalar", "avx2" or "avx512vnni"; default that of this one. It decides what
-    is fast there; the results are the same everywhere. prove=False packs faster, for this CPU whatever ``isa`` says, and
-    leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
+    is fast there; the results are the same everywhere. prove=False packs faster, for this CPU whatever ``isa`` is,
+    and leaves out the search for exact 16-bit sums, which pays only when weights are used more than once.
 
     Raises TypeError for another dtype and ValueError for a shape, axis, group, amax or isa that is not allowed.
     """
