@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq import windows
-from pyq.backends import ConvGeometry, Epilogue
-from pyq.kernel_backend import KernelBackend
-from pyq.lowering import BinaryLines, LoweredEpilogue, activation_shift, place_conv
+from pyq.backends import Epilogue
+from pyq.kernel_backend import KernelBackend, Product, Taps
+from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, activation_shift
 from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows
 from pyq.qparams import QParams
 
 from . import elementwise, normalize, pool
 from . import epilogue as epilogue_kernels
-from .calls import Call, as_bytes, depthwise_layer, matrix_place, product
+from .calls import as_bytes, depthwise_layer, product
 from .epilogue import FLOAT32, INT32, QUANTIZED
 from .host import default_isa
 
@@ -55,45 +54,15 @@ class NumbaBackend(KernelBackend):
             np.array(() if lowered.sum is None else lowered.sum, np.float32),
         )
 
-    def run_matmul(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """See `calls.product`."""
-
-        def prepare() -> Call:
-            zero = x_zero_point + activation_shift(x.dtype, w.amax)
-            return product(self.isa, x, w, matrix_place(w), zero, self.epilogue_of(epilogue, w, zero))
-
-        w.cached((self.name, self.isa, epilogue, x_zero_point, x.dtype.char), prepare)(x, w, out, residual)
-
-    def run_conv(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        geometry: ConvGeometry,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """See `calls.depthwise_layer` and `calls.product`."""
-
-        def prepare() -> Call:
-            zero = x_zero_point + activation_shift(x.dtype, w.amax)
-            place = place_conv(x.shape, w, geometry, zero)
-            finish, taps = self.epilogue_of(epilogue, w, zero), windows.taps_for(w, geometry, epilogue)
-            if taps is None:
-                return product(self.isa, x, w, place, zero, finish)
-            return depthwise_layer(self.isa, x, w, place, zero, taps, finish)
-
-        key = (self.name, self.isa, epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry)
-        w.cached(key, prepare)(x, w, out, residual)
+    def prepare_product(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, place: ConvPlace, epilogue: Epilogue, taps: Taps
+    ) -> Product:
+        """See `calls.product` and `calls.depthwise_layer`."""
+        zero = x_zero_point + activation_shift(x.dtype, w.amax)
+        finish = self.epilogue_of(epilogue, w, zero)
+        if taps is None:
+            return product(self.isa, x, w, place, zero, finish)
+        return depthwise_layer(self.isa, x, w, place, zero, taps, finish)
 
     def finish(
         self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any], residual: NDArray[Any] | None

@@ -5,12 +5,13 @@ Of a small product every look-up of a name counts.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyq import windows
+from pyq.kernel_backend import Product
 from pyq.lowering import ConvPlace, reads_exactly
 from pyq.packing import PackedWeight
 from pyq.panels import NR
@@ -22,24 +23,12 @@ from .rows import Activations
 _NO_BYTES = np.empty(0, np.uint8)
 
 
-class Call(Protocol):
-    """Computes `out` from activations of the shape it was made for; their number is free. All are contiguous."""
-
-    def __call__(self, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
-        """ValueError when an activation is above what `w` was packed for."""
-
-
 def as_bytes(array: NDArray[Any] | None) -> NDArray[np.uint8]:
     """The bytes of an array; none of None."""
     return _NO_BYTES if array is None else array.reshape(-1).view(np.uint8)
 
 
-def matrix_place(w: PackedWeight) -> ConvPlace:
-    """Rows of a matrix, taken as images of one pixel."""
-    return ConvPlace((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), w.offsets())
-
-
-def product(isa: int, x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int, epilogue: Epilogue) -> Call:
+def product(isa: int, x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int, epilogue: Epilogue) -> Product:
     """By `gemm.gemm`, of activations like x, padded with `zero`."""
     channels = x.shape[-1]
     activations = Activations.of(x, w, place, zero, reads_exactly(w, channels))
@@ -59,7 +48,7 @@ def product(isa: int, x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: 
 
 def depthwise_layer(
     isa: int, x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: int, taps: NDArray[np.int16], epilogue: Epilogue
-) -> Call:
+) -> Product:
     """By `depthwise.depthwise`, of images like x, padded with `zero`."""
     unpadded = place._replace(begin=(0, 0, 0), end=(0, 0, 0))
     activations = Activations.of(x, w, unpadded, zero, exact=True)

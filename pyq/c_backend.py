@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq import windows
 from pyq._core import ffi, lib
-from pyq.backends import ConvGeometry, Epilogue
-from pyq.kernel_backend import KernelBackend
-from pyq.lowering import (
-    BinaryLines,
-    LoweredEpilogue,
-    above_amax,
-    activation_shift,
-    place_conv,
-    reads_exactly,
-)
+from pyq.backends import Epilogue
+from pyq.kernel_backend import KernelBackend, Product, Taps
+from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, above_amax, activation_shift, reads_exactly
 from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows, multipliers
 from pyq.qparams import QParams
-
-NULL, PYQ_OK = ffi.NULL, lib.PYQ_OK
-from_buffer, pyq_run = ffi.from_buffer, lib.pyq_run  # of a small product every look-up of a name counts
 
 OUTPUT_TYPES = {
     np.dtype(np.int32): lib.PYQ_OUT_INT32,
@@ -32,8 +21,6 @@ OUTPUT_TYPES = {
     np.dtype(np.uint8): lib.PYQ_OUT_QUANTIZED,
     np.dtype(np.int8): lib.PYQ_OUT_QUANTIZED,
 }
-MATRIX = ((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1))
-"""Size, pads, output size and stride of a row taken as an image."""
 OPERATIONS = ("add", "sub", "mul", "div")
 
 
@@ -69,60 +56,18 @@ class CBackend(KernelBackend):
         )
         return Struct(ffi.new("pyq_epilogue *", fields), (epilogue, lowered, total))
 
-    def run_matmul(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """``pyq_run`` on rows taken as images of one pixel."""
-        key = "pyq_call", epilogue, x_zero_point, x.dtype.char
-        call = w.found(key) or w.cached(key, lambda: self._call(x, x_zero_point, w, epilogue, MATRIX, w.offsets()))
-        _run(call, x, w, out, residual)
-
-    def run_conv(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        geometry: ConvGeometry,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """``pyq_run``."""
-
-        def prepare() -> Struct:
-            zero = x_zero_point + activation_shift(x.dtype, w.amax)
-            *place, offsets = place_conv(x.shape, w, geometry, zero)
-            taps = windows.taps_for(w, geometry, epilogue)
-            return self._call(x, x_zero_point, w, epilogue, tuple(place), offsets, taps)
-
-        call = w.cached(("pyq_call", epilogue, x_zero_point, x.dtype.char, x.shape[1:], geometry), prepare)
-        _run(call, x, w, out, residual)
-
-    def _call(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        epilogue: Epilogue,
-        place: tuple[tuple[int, ...], ...],
-        offsets: NDArray[np.int32],
-        taps: NDArray[np.int16] | None = None,
-    ) -> Struct:
-        """A ``pyq_call``: all of a product but its activations and its output. Made once, and kept by the weight."""
+    def prepare_product(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, place: ConvPlace, epilogue: Epilogue, taps: Taps
+    ) -> Product:
+        """``pyq_run`` on a ``pyq_call``."""
         shift, channels = activation_shift(x.dtype, w.amax), x.shape[-1]
         zero = x_zero_point + shift
-        weights, finish = _weights(w, offsets), self.epilogue_of(epilogue, w, zero)
-        size, begin, end, out_size, stride = place
+        weights, finish = _weights(w, place.offsets), self.epilogue_of(epilogue, w, zero)
         windowed = taps is not None
+        images = (place.size, channels, place.begin, place.end, place.out_size, place.stride)
         counts = (shift, zero, w.amax, windowed or reads_exactly(w, channels), w.kernel_shape[2] if windowed else 0)
-        fields = (weights.c, finish.c, w.columns, size, channels, begin, end, out_size, stride, *counts)
-        return Struct(ffi.new("pyq_call *", (*fields, _pointer("int16_t[]", taps))), (weights, finish, taps))
+        call = ffi.new("pyq_call *", (weights.c, finish.c, w.columns, *images, *counts, _pointer("int16_t[]", taps)))
+        return _product(Struct(call, (weights, finish, taps)))
 
     def finish(
         self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any], residual: NDArray[Any] | None
@@ -246,11 +191,20 @@ def _pool(x: NDArray[Any], windows: Windows) -> Any:
     )
 
 
-def _run(call: Struct, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
-    addend = NULL if residual is None else from_buffer(residual)
-    result = pyq_run(call.c, from_buffer(x), len(x), addend, from_buffer(out))
-    if result == PYQ_OK:
-        return
+def _product(call: Struct) -> Product:
+    """Of a small product every look-up of a name counts: here all are local."""
+    run, from_buffer, none, fine = lib.pyq_run, ffi.from_buffer, ffi.NULL, lib.PYQ_OK
+
+    def product(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
+        addend = none if residual is None else from_buffer(residual)
+        result = run(call.c, from_buffer(x), len(x), addend, from_buffer(out))
+        if result != fine:
+            _fail(result, x, w)
+
+    return product
+
+
+def _fail(result: int, x: NDArray[Any], w: PackedWeight) -> NoReturn:
     if result == lib.PYQ_ABOVE_AMAX:
         raise above_amax(x, w)
     raise MemoryError(f"x: no memory for a copy of {x.nbytes} bytes")

@@ -19,16 +19,17 @@ def check_activation(name: str, x: object) -> QTensor:
     """`x` as a uint8 or int8 QTensor with one scale, the left operand of integer kernels."""
     if not isinstance(x, QTensor):
         raise TypeError(f"{name}: expected a QTensor, got {type(x).__name__}")
-    if x.dtype not in BYTES:
+    params = x.params
+    if params.dtype not in BYTES:
         raise TypeError(f"{name}: expected uint8 or int8 data, got {x.dtype}")
-    if x.axis is not None:
+    if params.axis is not None:
         raise ValueError(f"{name}: expected one scale for the whole tensor, got one per index of axis {x.axis}")
     return x
 
 
 def check_bytes(name: str, x: object) -> np.ndarray:
     """`x` as a uint8 or int8 array."""
-    array = np.asarray(x)
+    array = x if type(x) is np.ndarray else np.asarray(x)
     if array.dtype not in BYTES:
         raise TypeError(f"{name}: expected an array of uint8 or int8, got {array.dtype}")
     return array

@@ -14,11 +14,11 @@ from pyq.layout import to_nhwc
 from pyq.products import (
     ACCUMULATE,
     Activation,
-    check_unset,
     check_zero_points,
     epilogue_of,
     in_layout,
     quantized,
+    surplus,
     unscaled,
 )
 from pyq.qparams import QParams
@@ -93,7 +93,8 @@ def conv_transpose_integer(
     data = check_bytes("x", x)
     x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
     if isinstance(w, PackedTransposed):
-        check_unset("w_zero_point", w_zero_point)
+        if w_zero_point is not None:
+            raise surplus("w_zero_point", w_zero_point)
         weights: QTensor | PackedTransposed = w
     else:
         integers = check_bytes("w", w)

@@ -7,9 +7,8 @@ runs of elements for the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from pyq import lowering, reference_pool
 from pyq.backends import ConvGeometry, Epilogue
 from pyq.geometry import Placement
-from pyq.lowering import BinaryLines, LoweredEpilogue, Walk
+from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, Walk
 from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows, windows
 from pyq.qparams import QParams, dequantize_array, quantize_array
+from pyq.windows import taps_for
 
 LARGEST_WINDOW = 2**22
 """Elements whose sum is sure to fit 32 bits, zero points subtracted or not."""
@@ -28,6 +28,19 @@ LARGEST_WINDOW = 2**22
 
 SHORT_RUN = 1024
 """Elements with one scale for which a call of a kernel takes longer than NumPy."""
+
+
+Taps: TypeAlias = NDArray[np.int16] | None
+
+
+class Product(Protocol):
+    """Computes ``out`` from activations of the shape and dtype it was prepared for; their number is free.
+
+    All arrays are contiguous. Kept by the weight ``w``, which it is given and does not hold.
+    """
+
+    def __call__(self, x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
+        """ValueError when an activation is above what ``w`` was packed for."""
 
 
 class KernelBackend(ABC):
@@ -40,29 +53,13 @@ class KernelBackend(ABC):
         """The epilogue as the kernels take it; made once for an epilogue, a weight and a zero point."""
 
     @abstractmethod
-    def run_matmul(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """The product of contiguous ``x``; ``out`` and ``residual`` are contiguous."""
+    def prepare_product(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, place: ConvPlace, epilogue: Epilogue, taps: Taps
+    ) -> Product:
+        """The product of ``w`` with images, or rows, like ``x``: of its dtype and shape, but any number of them.
 
-    @abstractmethod
-    def run_conv(
-        self,
-        x: NDArray[Any],
-        x_zero_point: int,
-        w: PackedWeight,
-        geometry: ConvGeometry,
-        epilogue: Epilogue,
-        out: NDArray[Any],
-        residual: NDArray[Any] | None,
-    ) -> None:
-        """The convolution of contiguous ``x``; ``out`` and ``residual`` are contiguous."""
+        ``taps``: see :func:`pyq.windows.taps_for`.
+        """
 
     @abstractmethod
     def finish(self, acc: NDArray[np.int32], prepared: Any, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
@@ -132,9 +129,16 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        written = _destination(out, (len(x), w.columns), epilogue.dtype)
-        self.run_matmul(np.ascontiguousarray(x), x_zero_point, w, epilogue, written, _contiguous(residual))
-        return _result(written, out)
+        key = self, epilogue, x_zero_point, x.dtype
+        product = w.kept.get(key) or w.keep(key, self._matrix_product(x, x_zero_point, w, epilogue))
+        written = np.empty((len(x), w.columns), epilogue.dtype) if out is None else _destination(out)
+        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
+        return written if out is None else _result(written, out)
+
+    def _matrix_product(self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue) -> Product:
+        """Of rows taken as images of one pixel."""
+        place = ConvPlace((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), w.offsets())
+        return self.prepare_product(x, x_zero_point, w, place, epilogue, None)
 
     def conv(
         self,
@@ -147,10 +151,20 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        size = _output_size(geometry, x.shape[1:-1], w.shape[2:])
-        written = _destination(out, (x.shape[0], *size, w.columns), epilogue.dtype)
-        self.run_conv(np.ascontiguousarray(x), x_zero_point, w, geometry, epilogue, written, _contiguous(residual))
-        return _result(written, out)
+        key = self, epilogue, x_zero_point, x.dtype, x.shape[1:], geometry
+        size, product = w.kept.get(key) or w.keep(key, self._convolution(x, x_zero_point, w, geometry, epilogue))
+        written = np.empty((len(x), *size, w.columns), epilogue.dtype) if out is None else _destination(out)
+        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
+        return written if out is None else _result(written, out)
+
+    def _convolution(
+        self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, geometry: ConvGeometry, epilogue: Epilogue
+    ) -> tuple[tuple[int, ...], Product]:
+        """The spatial size of the result, and what computes it."""
+        place = lowering.place_conv(x.shape, w, geometry, x_zero_point + lowering.activation_shift(x.dtype, w.amax))
+        taps = taps_for(w, geometry, epilogue)
+        product = self.prepare_product(x, x_zero_point, w, place, epilogue, taps)
+        return geometry.output_size(x.shape[1:-1], w.shape[2:]), product
 
     def epilogue_of(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
         """``prepare`` for the products of ``w`` with activations whose zero point, shifted, is ``zero_point``."""
@@ -165,12 +179,12 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        written = _destination(out, acc.shape, epilogue.dtype)
+        written = np.empty(acc.shape, epilogue.dtype) if out is None else _destination(out)
         if acc.size:
             columns = acc.shape[-1]
             prepared = self.prepare(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
             sums = np.ascontiguousarray(acc).reshape(-1, columns)
-            self.finish(sums, prepared, written, _contiguous(residual))
+            self.finish(sums, prepared, written, None if residual is None else np.ascontiguousarray(residual))
         return _result(written, out)
 
     def lookup(
@@ -253,18 +267,9 @@ class KernelBackend(ABC):
         return out
 
 
-@lru_cache(maxsize=1024)  # to count takes as long as to convolve a small image
-def _output_size(geometry: ConvGeometry, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-    return geometry.output_size(size, kernel)
-
-
-def _destination(out: NDArray[Any] | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+def _destination(out: NDArray[Any]) -> NDArray[Any]:
     """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
-    return out if out is not None and out.flags.c_contiguous else np.empty(shape, dtype)
-
-
-def _contiguous(residual: NDArray[Any] | None) -> NDArray[Any] | None:
-    return None if residual is None else np.ascontiguousarray(residual)
+    return out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
 
 
 def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:

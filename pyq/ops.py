@@ -21,11 +21,11 @@ from pyq.packing import PackedWeight, pack
 from pyq.products import (
     ACCUMULATE,
     Activation,
-    check_unset,
     check_zero_points,
     epilogue_of,
     in_layout,
     quantized,
+    surplus,
     unscaled,
 )
 from pyq.qparams import QParams
@@ -57,16 +57,17 @@ def matmul(
     array([[1.55]], dtype=float32)
     """
     check_activation("x", x)
-
-    def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        return _product(rows, int(x.zero_point), packed, epilogue_of(x, packed, bias, out, activation))
-
+    zero_point = int(x.zero_point)
     if isinstance(w, PackedWeight):
-        return quantized(product(x.data, w), out)
+        return quantized(_product(x.data, zero_point, w, epilogue_of(x, w, bias, out, activation)), out)
     if not isinstance(w, QTensor):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
     if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
         raise ValueError(f"w: expected [K, N], or [..., K, N] with one scale, got {w.shape}, axis {w.axis}")
+
+    def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
+        return _product(rows, zero_point, packed, epilogue_of(x, packed, bias, out, activation))
+
     return quantized(_batched(x.data, w.shape, lambda index: pack(w[index], prove=False), product), out)
 
 
@@ -111,27 +112,41 @@ def matmul_integer(
         each = check_zero_points("a_zero_point", a_zero_point, rows.dtype, (*rows.shape[:-1], 1), -2)
         if each.ndim == 0:
             shared, each = int(each), None
-
     if isinstance(b, PackedWeight):
-        check_unset("b_zero_point", b_zero_point)
+        if b_zero_point is not None:
+            raise surplus("b_zero_point", b_zero_point)
         acc = _product(rows, shared, b, ACCUMULATE)
-    else:
-        columns = check_bytes("b", b)
-        if columns.ndim < 2:
-            raise ValueError(f"b: expected [..., K, N], got shape {columns.shape}")
-        column_shape = (*columns.shape[:-2], 1, columns.shape[-1])
-        b_zero = check_zero_points("b_zero_point", b_zero_point, columns.dtype, column_shape, -1)
-        zeros = np.broadcast_to(b_zero, column_shape)
-
-        def packed_at(index: Batch) -> PackedWeight:
-            return pack(unscaled(columns[index], zeros[index].ravel(), 1), prove=False)
-
-        acc = _batched(rows, columns.shape, packed_at, lambda part, packed: _product(part, shared, packed, ACCUMULATE))
+        return acc if each is None else _less_rows(acc, each, b.colsum)
+    columns, zeros = _columns(b, b_zero_point)
+    acc = _raw_product(rows, shared, columns, zeros)
     if each is None:
         return acc
-    # The kernel took each row as it is; a zero point per row then costs one product with the column sums.
-    sums = b.colsum if isinstance(b, PackedWeight) else (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True)
-    return (acc - each.astype(np.int64) * sums).astype(np.int32)
+    return _less_rows(acc, each, (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True))
+
+
+def _less_rows(acc: np.ndarray, zeros: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """The kernel took each row as it is; a zero point per row then costs one product with the column sums."""
+    return (acc - zeros.astype(np.int64) * sums).astype(np.int32)
+
+
+def _columns(b: npt.ArrayLike, zero_point: npt.ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices, and their zero points: one, or [..., 1, N] for the columns."""
+    columns = check_bytes("b", b)
+    if columns.ndim < 2:
+        raise ValueError(f"b: expected [..., K, N], got shape {columns.shape}")
+    shape = (*columns.shape[:-2], 1, columns.shape[-1])
+    zeros = check_zero_points("b_zero_point", zero_point, columns.dtype, shape, -1)
+    return columns, zeros if zeros.ndim == 0 else np.broadcast_to(zeros, shape)
+
+
+def _raw_product(a: np.ndarray, zero_point: int, b: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    """`(a - zero_point) @ (b - zeros)` of matrices that are packed for this once."""
+
+    def packed_at(index: Batch) -> PackedWeight:
+        matrix = QTensor(b[index], 1, zeros) if zeros.ndim == 0 else unscaled(b[index], zeros[index].ravel(), 1)
+        return pack(matrix, prove=False)
+
+    return _batched(a, b.shape, packed_at, lambda part, packed: _product(part, zero_point, packed, ACCUMULATE))
 
 
 def conv(
@@ -196,7 +211,8 @@ def conv_integer(
     data = check_bytes("x", x)
     x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
     if isinstance(w, PackedWeight):
-        check_unset("w_zero_point", w_zero_point)
+        if w_zero_point is not None:
+            raise surplus("w_zero_point", w_zero_point)
         filters: QTensor | PackedWeight = w
     else:
         weights = check_bytes("w", w)
@@ -211,12 +227,13 @@ def _product(a: np.ndarray, zero_point: int, w: PackedWeight, epilogue: Epilogue
     """`(a - zero_point) @ w`, where `a` is [..., K] and `w` one matrix."""
     if w.kind != "gemm":
         raise ValueError(f"w: expected weights packed for a matrix product, got those of a convolution, {w.shape}")
-    if a.ndim == 2 and a.shape[1] == w.shape[0]:
-        return current_backend().matmul(a, zero_point, w, epilogue)
-    if a.shape[-1:] != w.shape[:1]:
-        raise _wrong_shapes(a.shape, w.shape)
+    shape, backend = a.shape, current_backend()
+    if len(shape) == 2 and shape[1] == w.shape[0]:
+        return backend.matmul(a, zero_point, w, epilogue)
+    if shape[-1:] != w.shape[:1]:
+        raise _wrong_shapes(shape, w.shape)
     rows = a.reshape(-1, w.shape[0])
-    return current_backend().matmul(rows, zero_point, w, epilogue).reshape(*a.shape[:-1], w.columns)
+    return backend.matmul(rows, zero_point, w, epilogue).reshape(*shape[:-1], w.columns)
 
 
 def _wrong_shapes(a: Batch, b: Batch) -> ValueError:
@@ -260,34 +277,42 @@ def _placed(
     auto_pad: str,
 ) -> tuple[np.ndarray, PackedWeight, ConvGeometry]:
     """A convolution as kernels take it: channels-last view of the images, packed filters, geometry; all checked."""
-    check_choice("layout", layout, LAYOUTS)
-    if not 3 <= data.ndim <= 5:
-        raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {data.shape}")
-    if len(w.shape) != data.ndim:
-        raise ValueError(f"w: expected [M, C / group, *kernel], {data.ndim} dimensions as x, got {w.shape}")
-    images = data if layout == "NHWC" else to_nhwc(data)
+    attributes = _hashable(strides), _hashable(pads), _hashable(dilations), auto_pad
     packed_group = w.group if isinstance(w, PackedWeight) else None
-    group = check_integer("group", group, 1, default=packed_group or 1)
-    if packed_group not in (None, group):
-        raise ValueError(f"group: the weights were packed for {packed_group}, got {group}")
-    if images.shape[-1] != w.shape[1] * group:
-        expected = f"{w.shape[1] * group} channels for w {w.shape} and group {group}"
-        raise ValueError(f"x: expected {expected}, got {images.shape[-1]}")
-    hashable = (tuple(v) if isinstance(v, list | np.ndarray) else v for v in (strides, pads, dilations))
-    geometry = _geometry(images.shape[1:-1], w.shape[2:], *hashable, auto_pad)
+    groups, geometry = _geometry(data.shape, w.shape, layout, group, packed_group, *attributes)
     if isinstance(w, QTensor):
-        w = pack(w, group=group, dilations=geometry.dilations, prove=False)
-    return images, w, geometry
+        w = pack(w, group=groups, dilations=geometry.dilations, prove=False)
+    return data if layout == "NHWC" else to_nhwc(data), w, geometry
 
 
-@lru_cache(maxsize=1024)  # to check the attributes takes longer than to convolve a small image
+def _hashable(values: Sequence[int] | None) -> Sequence[int] | None:
+    return tuple(values) if isinstance(values, list | np.ndarray) else values
+
+
+@lru_cache(maxsize=1024)  # to check the arguments takes longer than to convolve a small image
 def _geometry(
-    sizes: tuple[int, ...],
-    kernel: tuple[int, ...],
+    shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    layout: str,
+    group: int | None,
+    packed_group: int | None,
     strides: Sequence[int] | None,
     pads: Sequence[int] | None,
     dilations: Sequence[int] | None,
     auto_pad: str,
-) -> ConvGeometry:
-    placed = place(sizes, kernel, strides, pads, dilations, auto_pad)
-    return ConvGeometry(placed.strides, placed.pads, placed.dilations)
+) -> tuple[int, ConvGeometry]:
+    """The number of groups, and where kernels of `w_shape` stand on images of `shape`."""
+    check_choice("layout", layout, LAYOUTS)
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {shape}")
+    if len(w_shape) != len(shape):
+        raise ValueError(f"w: expected [M, C / group, *kernel], {len(shape)} dimensions as x, got {w_shape}")
+    groups = check_integer("group", group, 1, default=packed_group or 1)
+    if packed_group not in (None, groups):
+        raise ValueError(f"group: the weights were packed for {packed_group}, got {groups}")
+    channels, sizes = (shape[-1], shape[1:-1]) if layout == "NHWC" else (shape[1], shape[2:])
+    if channels != w_shape[1] * groups:
+        expected = f"{w_shape[1] * groups} channels for w {w_shape} and group {groups}"
+        raise ValueError(f"x: expected {expected}, got {channels}")
+    placed = place(sizes, w_shape[2:], strides, pads, dilations, auto_pad)
+    return groups, ConvGeometry(placed.strides, placed.pads, placed.dilations)

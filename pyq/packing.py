@@ -74,7 +74,7 @@ class PackedWeight:
         for array in (scale, zero_point, colsum, *panels):
             array.flags.writeable = False
         self._layouts = frozenset(self.segments["layout"].tolist())
-        self._cache: dict[Hashable, Any] = {}
+        self.kept: dict[Hashable, Any] = {}  # of a small product even the call of a method that looked here would count
 
     @property
     def kernel_shape(self) -> tuple[int, int, int]:
@@ -96,18 +96,15 @@ class PackedWeight:
         per_run = 1 if self.kind == "depthwise" else -(-self.run // 4)
         return self.kernel_shape[0] * self.kernel_shape[1] * self.runs_per_row * per_run
 
-    def found(self, key: Hashable) -> Any:
-        """What :meth:`cached` keeps for ``key``, or None. Of a small product even a closure to make it would count."""
-        return self._cache.get(key)
-
     def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make()`` gave for ``key``: things derived from the weights for the calls that use them."""
-        try:
-            return self._cache[key]
-        except KeyError:
-            if len(self._cache) >= CACHED:
-                self._cache.clear()
-            return self._cache.setdefault(key, make())
+        return self.kept[key] if key in self.kept else self.keep(key, make())
+
+    def keep(self, key: Hashable, value: Any) -> Any:
+        """Add to ``kept``; returns ``value``, or what another thread has kept for ``key`` meanwhile."""
+        if len(self.kept) >= CACHED:
+            self.kept.clear()
+        return self.kept.setdefault(key, value)
 
     @property
     def layouts(self) -> frozenset[int]:
@@ -132,6 +129,8 @@ class PackedWeight:
 
         strides: from one kernel plane, line and pixel to the next, dilation included.
         """
+        if self.kind == "gemm":
+            return self.cached("offsets", lambda: 4 * self.order)
         return self.cached(("offsets", strides), lambda: self._entry_offsets(strides)[self.order])
 
     def _entry_offsets(self, strides: tuple[int, int, int]) -> NDArray[np.int32]:

@@ -32,15 +32,10 @@ def epilogue_of(
 ) -> Epilogue:
     """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
     bounds = _bounds(activation)
-    reals = None
-    if bias is not None:
-        reals = as_float32("bias", bias)
-    params = None
-    if out is not None:
-        check_params("out", out)
-        params = (float(out.scale), int(out.zero_point), out.dtype.char, out.qmin, out.qmax)
-    key = ("epilogue", float(x.scale), params, bounds, None if reals is None else (reals.shape, reals.tobytes()))
-    return w.cached(key, lambda: _make_epilogue(x.scale, w, reals, out, bounds))
+    reals = None if bias is None else as_float32("bias", bias)
+    params = None if out is None else check_params("out", out).identity
+    key = "epilogue", x.params.identity, params, bounds, None if reals is None else (reals.shape, reals.tobytes())
+    return w.kept.get(key) or w.keep(key, _make_epilogue(x.scale, w, reals, out, bounds))
 
 
 def _make_epilogue(
@@ -59,7 +54,8 @@ def _make_epilogue(
         if out is not None and not np.isfinite(scale / out.scale).all():
             raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
     if out is None:
-        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), bias, 0, *bounds)
+        offset = None if bias is None else bias.copy()  # it is kept, and the caller may write to his own
+        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), offset, 0, *bounds)
     steps = None
     if bias is not None:
         steps = quantize_array(bias, QParams(np.broadcast_to(scale, bias.shape), 0, "int32", axis=0))
@@ -93,10 +89,9 @@ def unscaled(integers: np.ndarray, zero_points: np.ndarray, axis: int) -> QTenso
     return QTensor(integers, np.ones(zero_points.shape, np.float32), zero_points, axis)
 
 
-def check_unset(name: str, zero_point: npt.ArrayLike | None) -> None:
-    """Refuse a zero point beside packed weights."""
-    if zero_point is not None:
-        raise ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
+def surplus(name: str, zero_point: npt.ArrayLike) -> ValueError:
+    """What to raise for a zero point beside packed weights."""
+    return ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
 
 
 def check_zero_points(

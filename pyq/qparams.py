@@ -8,7 +8,9 @@ QuantizeLinear and DequantizeLinear.
 from __future__ import annotations
 
 import operator
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,14 +74,13 @@ class QParams:
         shape[normalized_axis(self.axis, ndim)] = -1
         return self.scale.reshape(shape), self.zero_point.reshape(shape)
 
+    @cached_property
+    def identity(self) -> Hashable:
+        """Equal for equal parameters, and a key of what is kept for them."""
+        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis, self.qmin, self.qmax
+
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, QParams):
-            return NotImplemented
-        return (
-            (self.dtype, self.axis, self.qmin, self.qmax) == (other.dtype, other.axis, other.qmin, other.qmax)
-            and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.zero_point, other.zero_point)
-        )
+        return self.identity == other.identity if isinstance(other, QParams) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -64,16 +64,18 @@ class QTensor:
 
     @classmethod
     def of(cls, data: np.ndarray, params: QParams) -> QTensor:
-        """Integers that were made with `params`, which are known to fit: what an operation returns.
+        """Integers that were made with `params`, which are known to fit: what an operation returns, now read-only.
 
         Only the dtype is looked at, because to check scale and zero point again takes as long as a small product.
         """
-        if data.dtype != params.dtype:
-            raise TypeError(f"data: expected {params.dtype}, got {data.dtype}")
-        if (params.qmin, params.qmax) != LIMITS[params.dtype]:
+        dtype = params.dtype
+        if data.dtype != dtype:
+            raise TypeError(f"data: expected {dtype}, got {data.dtype}")
+        if (params.qmin, params.qmax) != LIMITS[dtype]:
             return cls(data, params.scale, params.zero_point, params.axis)
+        data.setflags(write=False)
         tensor = cls.__new__(cls)
-        tensor._data, tensor._params = read_only(data), params
+        tensor._data, tensor._params = data, params
         return tensor
 
     @property

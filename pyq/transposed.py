@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -78,9 +78,14 @@ class PackedTransposed:
         """Bytes that the packed weights take in memory."""
         return sum(weight.nbytes for weight in self.weights)
 
-    def cached(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """As :meth:`pyq.packing.PackedWeight.cached`."""
-        return self.weights[0].cached(key, make)
+    @property
+    def kept(self) -> dict[Hashable, Any]:
+        """Things derived from the weights, as :attr:`pyq.packing.PackedWeight.kept`."""
+        return self.weights[0].kept
+
+    def keep(self, key: Hashable, value: Any) -> Any:
+        """As :meth:`pyq.packing.PackedWeight.keep`."""
+        return self.weights[0].keep(key, value)
 
 
 def pack_transposed(

@@ -267,3 +267,13 @@ TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
 def test_errors_name_the_argument(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_bias_that_is_written_to_later_is_not_kept() -> None:
+    x = QTensor(np.array([[1, 2]], np.uint8), scale=1.0)
+    w = pack(QTensor(np.array([[3, 5], [4, 6]], np.int8), scale=1.0))
+    bias = np.zeros(2, np.float32)
+    before = matmul(x, w, bias=bias)
+    bias[:] = 100
+    np.testing.assert_array_equal(matmul(x, w, bias=np.zeros(2, np.float32)), before)
+    np.testing.assert_array_equal(matmul(x, w, bias=bias), before + 100)
