@@ -96,11 +96,13 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
     _Alignas(64) int32_t tile[TILE_ROWS * PYQ_NR];
     if (first->columns <= PYQ_NR / 2) memset(tile, 0, sizeof tile); /* what kernels for narrow panels leave alone */
     const size_t stride = (size_t)t->columns * t->element_size;
+    const size_t last_byte = (size_t)first->columns * t->element_size - 1;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
         const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
-        /* The lines to be written arrive while the kernels run: without this a store waits for memory. */
-        for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride, 1);
+        /* The lines to be written arrive while the kernels run: without this a store waits for memory. Of the two that
+         * 16 columns may lie in, the panel before has written to the first. */
+        for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride + last_byte, 1);
         const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
         if (residual)
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);

@@ -77,7 +77,12 @@ class QParams:
     @cached_property
     def identity(self) -> Hashable:
         """Equal for equal parameters, and a key of what is kept for them."""
-        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis, self.qmin, self.qmax
+        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype.char, self.axis, self.qmin, self.qmax
+
+    @cached_property
+    def saturates_early(self) -> bool:
+        """Whether `qmin` and `qmax` are narrower than the range of `dtype`."""
+        return (self.qmin, self.qmax) != LIMITS[self.dtype]
 
     def __eq__(self, other: object) -> bool:
         return self.identity == other.identity if isinstance(other, QParams) else NotImplemented

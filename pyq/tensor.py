@@ -11,7 +11,6 @@ import numpy.typing as npt
 from pyq.backends import current_backend
 from pyq.qparams import (
     DTYPES,
-    LIMITS,
     QParams,
     as_float32,
     choose_qparams,
@@ -68,10 +67,9 @@ class QTensor:
 
         Only the dtype is looked at, because to check scale and zero point again takes as long as a small product.
         """
-        dtype = params.dtype
-        if data.dtype != dtype:
-            raise TypeError(f"data: expected {dtype}, got {data.dtype}")
-        if (params.qmin, params.qmax) != LIMITS[dtype]:
+        if data.dtype != params.dtype:
+            raise TypeError(f"data: expected {params.dtype}, got {data.dtype}")
+        if params.saturates_early:
             return cls(data, params.scale, params.zero_point, params.axis)
         data.setflags(write=False)
         tensor = cls.__new__(cls)
