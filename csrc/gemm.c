@@ -31,6 +31,10 @@ typedef struct {
 /* The element at which each of `count` rows starts. */
 static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64_t *start) {
     const int64_t *size = rows->size, *stride = rows->stride;
+    if (size[0] * size[1] * size[2] == 1) { /* a matrix: as many images as rows */
+        for (int64_t i = 0; i < count; i++) start[i] = (first + i) * rows->stride_n;
+        return;
+    }
     int64_t w = first % size[2], h = first / size[2] % size[1], d = first / size[2] / size[1] % size[0];
     int64_t n = first / size[2] / size[1] / size[0];
     for (int64_t i = 0, run; i < count; i += run) {
