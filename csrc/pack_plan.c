@@ -10,10 +10,10 @@ enum {
     NEAR = 256   /* quads among which groups are made */
 };
 
-/* Nanoseconds per row (python -m bench kernels, Zen 3; only ratios matter): a step of each layout, and what a segment
- * costs beside its steps, for its accumulators. */
-static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.82f,  [PYQ_PAIRS8W] = 0.84f,  [PYQ_QUADS32] = 0.92f,
-                                        [PYQ_QUADS8] = 0.67f,   [PYQ_QUADS8P2] = 0.53f, [PYQ_QUADS8P4] = 0.49f};
+/* Nanoseconds per row (the tallest kernels in turn, data in the first-level cache, Zen 4; only ratios matter): a step of
+ * each layout, and what a segment costs beside its steps, for its accumulators. */
+static const float STEP[PYQ_LAYOUTS] = {[PYQ_PAIRS16] = 0.675f, [PYQ_PAIRS8W] = 0.72f,   [PYQ_QUADS32] = 0.81f,
+                                        [PYQ_QUADS8] = 0.545f,  [PYQ_QUADS8P2] = 0.45f,  [PYQ_QUADS8P4] = 0.415f};
 static const float SEGMENT = 1.5f;
 
 static void find_heaviest(item *it) {
