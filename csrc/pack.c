@@ -7,9 +7,9 @@
  *   2. the other quads are bin-packed, heaviest first, into pairs whose lanes keep the bound together (QUADS8P2), and
  *      pairs into fours (QUADS8P4); who finds no mate stays alone (QUADS8).
  * A panel is then up to four segments, one for each layout. Where many quads widen, it is cheaper to widen the
- * activations beforehand, once for all panels (PAIRS8W); where nearly all do, to widen all quads of the panel. What is
- * cheapest is told by the measured cost of a step. A panel whose folded weights do not fit int8 is PAIRS16. The order of
- * quads costs nothing: each has its offset.
+ * activations beforehand, once for all panels (PAIRS8W); where nearly all do, to widen all quads of the panel, and of a
+ * small matrix their weights as well (PAIRS16). What is cheapest is told by the measured cost of a step. A panel whose
+ * folded weights do not fit int8 is PAIRS16. The order of quads costs nothing: each has its offset.
  *
  * Where vpdpbusd adds products of bytes in 32 bits nothing is gained by a proof: all quads are QUADS32.
  */
@@ -22,6 +22,7 @@
 
 enum {
     MAX_SEGMENTS = 4,    /* of a panel */
+    SMALL = 512 << 10,   /* bytes of int16 weights that stay in a second-level cache: a row reads them as fast as int8 */
     HIGHEST_BOUND = 4096 /* above any sum of a group, which is at most 8 * 128; and sums of two loads fit int16 */
 };
 
@@ -115,6 +116,7 @@ typedef struct {
     const int16_t *w;
     int64_t quads, columns, own_quads;
     int bound, adds32;     /* adds32: the CPU adds products of bytes in 32 bits */
+    int widened;           /* layout of panels that are widened as a whole */
     float most;            /* a panel that costs more is widened */
     pyq_segment *segments; /* MAX_SEGMENTS for a panel; their data and order count from the panel's own room */
     int32_t *order;
@@ -164,7 +166,8 @@ static void pack_panel(void *context, int64_t panel) {
         pyq_make_plan(&p, items, j->quads, j->bound);
     else if (fits8)
         pyq_widen_all(&p, items, j->quads);
-    store_panel(j, panel, fits8 ? &p : NULL);
+    const int words = j->most >= 0 && j->widened == PYQ_PAIRS16 && n > PYQ_NR / 2; /* narrow kernels take bytes */
+    store_panel(j, panel, fits8 && !words ? &p : NULL);
     free(items);
     free(lists);
 }
@@ -196,7 +199,7 @@ static void use_words(const job *j, int64_t panel) {
 /* Share out the quads of all panels. Then see what each would gain from activations that are widened beforehand, for its
  * own widened quads or by widening all; if together they gain more than that costs, it is done. */
 static void pack_panels(job *j, int64_t panels) {
-    const float widened = pyq_segment_cost(PYQ_PAIRS8W, j->quads, 1);
+    const float widened = pyq_segment_cost(j->widened, j->quads, 1);
     float gain = -WIDEN * (float)j->own_quads;
     j->most = -1;
     for (int64_t p = 0; p < panels; p++) j->costs[p] = 0;
@@ -254,6 +257,7 @@ int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_q
     job j = {.w = w, .quads = quads, .columns = columns, .own_quads = own_quads};
     j.bound = bound < HIGHEST_BOUND ? bound : HIGHEST_BOUND;
     j.adds32 = isa >= PYQ_ISA_AVX512VNNI;
+    j.widened = panels * quads * 2 * QUAD <= SMALL ? PYQ_PAIRS16 : PYQ_PAIRS8W;
     j.segments = segments, j.order = order, j.data = data;
     j.order_room = quads + 4, j.data_room = 128 * quads + 256;
     j.counts = malloc((size_t)panels * sizeof *j.counts);

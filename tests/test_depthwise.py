@@ -125,6 +125,10 @@ def random_input(kernel: Kernel, rng: np.random.Generator, channels: int, extrem
     return (corners if extreme else full_range)(rng, shape, "uint8")
 
 
+KINDS = ["int32", "float32", "uint8", "int8", "whole uint8", "whole int8", "table"]
+"""Of epilogues: integers within bounds of their own, or those of their type."""
+
+
 def epilogue(rng: np.random.Generator, kind: str, channels: int) -> Epilogue:
     """Of each kind that there is, with all that it can have."""
     bias = rng.integers(-(2**20), 2**20, channels).astype(np.int32)
@@ -134,8 +138,11 @@ def epilogue(rng: np.random.Generator, kind: str, channels: int) -> Epilogue:
     if kind == "float32":
         offset = rng.normal(0, 100, channels).astype(np.float32)
         return Epilogue(np.dtype(kind), bias, multiplier, offset, low=-300.5, high=400.25)
+    whole, kind = kind.startswith("whole "), kind.removeprefix("whole ")
     limits = np.iinfo("uint8" if kind == "table" else kind)
     low, zero_point, high = sorted(rng.integers(limits.min, limits.max + 1, 3).tolist())
+    if whole:
+        low, high = limits.min, limits.max
     table = full_range(rng, (256,), "uint8") if kind == "table" else None
     return Epilogue(limits.dtype, bias, multiplier, zero_point=zero_point, low=low, high=high, table=table)
 
@@ -178,7 +185,7 @@ def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_poi
 
 
 @every_kernel
-@given(seeds, st.sampled_from(["int32", "float32", "uint8", "int8"]), st.integers(16, 50))
+@given(seeds, st.sampled_from([kind for kind in KINDS if kind != "table"]), st.integers(16, 50))
 def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str, channels: int) -> None:
     rng = np.random.default_rng(seed)
     x, w = random_input(kernel, rng, channels, False), packed(rng, channels, row(kernel).kernel, False)
@@ -260,7 +267,7 @@ VERSIONS = [("c", isa) for isa in range(lib.pyq_isa_detected() + 1)] + [("numba"
 
 
 @settings(max_examples=150)
-@given(st.data(), seeds, st.sampled_from(["int32", "float32", "uint8", "int8", "table"]), st.sampled_from(VERSIONS))
+@given(st.data(), seeds, st.sampled_from(KINDS), st.sampled_from(VERSIONS))
 def test_a_layer_is_that_of_the_reference(data: st.DataObject, seed: int, kind: str, version: tuple[str, int]) -> None:
     rng = np.random.default_rng(seed)
     drawn = layer(data.draw, rng)
@@ -289,6 +296,21 @@ def test_the_arrays_of_the_caller_have_no_slack(
         out = guarded(np.zeros((1, *size, channels), np.uint8), edge)
         backend(name).conv(guarded(x, edge), 77, w, geometry, e, out)
         assert_same(out, backend("reference").conv(x, 77, w, geometry, e))
+
+
+@every_backend
+@pytest.mark.parametrize("multiplier", [np.nextafter(np.float32(1), np.float32(0)), 1.0, 1.5, -1.0, -1.5])
+@pytest.mark.parametrize("bias", [-(2**31), 2**31 - 1])
+def test_sums_too_large_for_the_conversion(name: str, multiplier: float, bias: int, rng: np.random.Generator) -> None:
+    """What is beyond int32 when it is multiplied saturates in its own direction."""
+    w, x = packed(rng, 20, 3, False), np.zeros((1, 6, 7, 20), np.uint8)
+    factors = np.full(20, 0.5, np.float32)
+    factors[7] = multiplier
+    e = Epilogue(np.dtype("uint8"), np.full(20, bias, np.int32), factors, zero_point=100, low=0, high=255)
+    case = x, 0, w, ConvGeometry(), e
+    y = backend(name).conv(*case)
+    assert_same(y, backend("reference").conv(*case))
+    assert y[0, 0, 0, 7] == (255 if (bias > 0) == (multiplier > 0) else 0)
 
 
 def test_threads_share_the_lines(rng: np.random.Generator) -> None:

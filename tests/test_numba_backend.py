@@ -85,7 +85,7 @@ def test_matmul_sizes(numba: NumbaBackend, shape: tuple[int, int, int]) -> None:
     assert_same(numba.matmul(*case), REFERENCE.matmul(*case))
 
 
-LARGEST = {PAIRS8W: 127, QUADS32: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 8}
+LARGEST = {PAIRS16: 127, PAIRS8W: 127, QUADS32: 127, QUADS8: 64, QUADS8P2: 32, QUADS8P4: 8}
 """Layouts, and the weights that packing puts into them where activations reach 255 and all are as large."""
 
 
@@ -101,14 +101,16 @@ def corner_weights(rng: np.random.Generator, levels: np.ndarray, columns: int = 
 def test_corners_of_every_layout(numba: NumbaBackend, m: int, x: int | str, layout: int | str) -> None:
     """Panels of one segment, and of four, at the corners of what the proof allows.
 
-    Where all is widened, and enough panels share the widening of the activations, the layout is PAIRS8W.
+    Where all is widened, and enough panels share the widening of the activations, the layout is PAIRS16 for a small
+    matrix, PAIRS8W for a large one.
     """
     rng = np.random.default_rng(4)
     if layout == "all":
-        w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values())[1:], (64, 32, 32, 64))))
-        assert w.segments["layout"].tolist() == 3 * [*LARGEST][1:]
+        w = corner_weights(rng, rng.permutation(np.repeat(list(LARGEST.values())[2:], (64, 32, 32, 64))))
+        assert w.segments["layout"].tolist() == 3 * [*LARGEST][2:]
     else:
-        w = corner_weights(rng, np.full(32, LARGEST[int(layout)]), {PAIRS8W: 160, QUADS32: 16}.get(int(layout), 40))
+        columns = {PAIRS16: 160, PAIRS8W: 129 * 16, QUADS32: 16}.get(int(layout), 40)
+        w = corner_weights(rng, np.full(32, LARGEST[int(layout)]), columns)
         assert w.layouts == {layout}
     shape = m, w.shape[0]
     activations = random(rng, shape, "uint8") if x == "random" else np.full(shape, x, np.uint8)

@@ -289,7 +289,9 @@ def test_what_is_grouped_and_what_is_widened() -> None:
     assert of_all(64, 255) == {"quads8": 16}  # two weights
     assert of_all(65, 255) == {"quads32": 16}
     assert of_all(-128, 255) == {"quads32": 16}
-    assert of_all(-128, 255, columns=256) == {"pairs8w": 256}  # sixteen panels share the widening of the activations
+    assert of_all(-128, 255, columns=256) == {"pairs16": 256}  # sixteen panels share the widening of the activations
+    assert of_all(-128, 255, columns=256 * 16) == {"pairs16": 256 * 16}  # 512 KiB of weights as int16
+    assert of_all(-128, 255, columns=256 * 16 + 1) == {"pairs8w": 256 * 16 + 16}
     assert of_all(64, 127) == {"quads8p2": 16}
     assert of_all(127, 127) == {"quads8": 16}
     some_large = np.where(np.arange(64) // 4 % 4 == 3, 127, 1)
