@@ -49,6 +49,16 @@ static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64
     }
 }
 
+/* Of int8 half a panel or more are two moves of constant length, which may overlap; a call would take longer. */
+static void copy_rows(const uint8_t *from, size_t pitch, int64_t rows, size_t bytes, uint8_t *to, size_t stride) {
+    const size_t rest = bytes - 8;
+    for (; rows > 0; rows--, from += pitch, to += stride)
+        if (rest <= 8)
+            memcpy(to, from, 8), memcpy(to + rest, from + rest, 8);
+        else
+            memcpy(to, from, bytes);
+}
+
 /* The last columns of a matrix do not fill a panel: run the epilogue on copies that do, and keep what exists. */
 static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile, int64_t rows, const pyq_segment *panel,
                        const uint8_t *residual, uint8_t *out) {
@@ -63,9 +73,8 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
     if (residual)
         for (int64_t r = 0; r < rows; r++) memcpy(addend + r * PYQ_NR, residual + r * t->columns, n);
     store(tile, rows, &e, 0, addend, full, PYQ_NR);
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(out + (size_t)(r * t->columns) * t->element_size, full + (size_t)(r * PYQ_NR) * t->element_size,
-               n * t->element_size);
+    const size_t size = (size_t)t->element_size;
+    copy_rows(full, PYQ_NR * size, rows, n * size, out, (size_t)t->columns * size);
 }
 
 /* A block of rows: how many, where they start, and their addresses for the panels with one `row_offset`. */

@@ -28,6 +28,11 @@ Tile = list[list[Value]]
 """Of each row the places of its vectors of sums."""
 
 
+def _vector(kernel: Microkernel) -> ir.VectorType:
+    """Of sums: as wide as the instruction set has them, but not wider than the tile."""
+    return ir.VectorType(I32, min(INSTRUCTIONS[kernel.isa].vector.count, kernel.nr))
+
+
 def _places(tile: Tile) -> list[Value]:
     return [place for sums in tile for place in sums]
 
@@ -46,7 +51,7 @@ def _emit_turn(builder: Builder, kernel: Microkernel, turn: Turn, segment: Segme
     places = [builder.gep(segment.offsets, [builder.add(step, I64(i))]) for i in range(turn.steps)]
     inputs = {f"offset{i}": builder.sext(builder.load(place), I64) for i, place in enumerate(places)}
     weights = builder.gep(segment.weights, [builder.mul(step, I64(STEP_BYTES[kernel.layout]))])
-    vector = INSTRUCTIONS[kernel.isa].vector
+    vector = _vector(kernel)
     for part in turn.parts:
         kept = {f"w{i}": turn.load(builder, weights, vector, i) for i in part.kept}
         for row, sums in zip(segment.rows, tile, strict=True):
@@ -61,7 +66,7 @@ def _emit_loops(builder: Builder, kernel: Microkernel, segment: Segment, total: 
     """Add the products of all steps to the tile: of as many turns at once as there are chains, then of those left."""
     instructions = INSTRUCTIONS[kernel.isa]
     turn = instructions.turns[kernel.layout, kernel.nr]
-    zero = ir.Constant(instructions.vector, None)
+    zero = ir.Constant(_vector(kernel), None)
     count = turn.chains.get(kernel.mr, 1)
     others = [[[cgutils.alloca_once_value(builder, zero) for _ in sums] for sums in tile] for _ in range(1, count)]
     together = I64(count * turn.steps)
@@ -93,7 +98,7 @@ def _function(module: ir.Module, kernel: Microkernel) -> ir.Function:
     base, starts, offsets, total, weights, acc = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(kernel.mr)]
-    vector, _, constants = INSTRUCTIONS[kernel.isa]
+    vector, constants = _vector(kernel), INSTRUCTIONS[kernel.isa].constants
     targets = [
         [builder.gep(acc, [I64(NR * r + c)]) for c in range(0, kernel.nr, vector.count)] for r in range(kernel.mr)
     ]

@@ -29,7 +29,10 @@ HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
 NARROW = NR // 2
 """Columns of the last panel up to which it is computed by kernels of their own."""
 
-NARROW_HEIGHTS = {(AVX2, layout): (4, 6) for layout in (PAIRS8W, QUADS32, QUADS8, QUADS8P2, QUADS8P4)}
+NARROW_HEIGHTS = {
+    **{(AVX2, layout): (4, 6) for layout in (PAIRS8W, QUADS32, QUADS8, QUADS8P2, QUADS8P4)},
+    (AVX512VNNI, QUADS32): (4, 8),
+}
 
 MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 

@@ -35,7 +35,7 @@ class Turn(NamedTuple):
 
 
 class Instructions(NamedTuple):
-    """Of an instruction set: a vector of sums, the turn of each layout and width of a tile, constants of the texts."""
+    """Of an instruction set: the widest vector of sums, the turn of each layout and width of a tile, constants."""
 
     vector: ir.VectorType
     turns: Mapping[tuple[int, int], Turn]

@@ -33,6 +33,7 @@ SOURCES = [
     "csrc/x86/avx2_transpose.c",
     "csrc/x86/avx512_depthwise.c",
     "csrc/x86/avx512_gemm.c",
+    "csrc/x86/avx512_narrow.c",
     "csrc/x86/avx512_pack.c",
 ]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No traps: nobody reads the exception

@@ -66,7 +66,7 @@ def test_sums_are_exact(kernel: Kernel, edge: str, rng: np.random.Generator) -> 
             sums = exact_sums(kernel, case)
             assert_same(tile_of(cpu, kernel, case, edge), sums, f"{kernel.name}, {steps} steps")
             before = full_range(rng, (kernel.mr, NR), np.int32)
-            both = wrapped(before.astype(np.int64) + sums)
+            both = wrapped(before[:, : kernel.nr].astype(np.int64) + sums)
             assert_same(tile_of(cpu, kernel, case, edge, before=before), both, f"{kernel.name}, {steps} steps added")
 
     on_cpu(ICE_LAKE, check)
@@ -77,7 +77,8 @@ def test_a_buffer_without_its_last_element_faults(kernel: Kernel, rng: np.random
     def check(cpu: Cpu) -> None:
         case = random_case(kernel, rng, 1, False, 255, False)
         case = Case(case.base, np.full(kernel.mr, case.rows.max()), case.offsets, case.weights)
-        for short in ("base", "weights", "offsets", "tile"):
+        # Of weights and tile, kernels for narrow panels leave the last columns alone.
+        for short in ("base", "offsets", *(("weights", "tile") if kernel.nr == NR else ())):
             with pytest.raises(Fault) as fault:
                 tile_of(cpu, kernel, case, short=short)
             assert fault.value.vector == PAGE_FAULT, short

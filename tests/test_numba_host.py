@@ -74,7 +74,7 @@ def test_the_best_instruction_set_of_the_target_unless_pyq_isa_caps_it(target: s
 
 
 def test_what_avx512_has_no_kernel_for_is_avx2s() -> None:
-    """And where there is one it comes first: a narrow panel is computed whole, two rows are twice one."""
+    """And where there is one it comes first: two rows of a narrow panel are computed whole, or are twice one."""
     code = (
         "from pyq.kernels import registry; from pyq.backends import ISA_NAMES; from pyq.panels import LAYOUT_NAMES; "
         "tiles = [[registry.MICROKERNELS[registry.best_tile(2, layout, columns, left)] for columns in (8, 16) "
@@ -84,7 +84,8 @@ def test_what_avx512_has_no_kernel_for_is_avx2s() -> None:
     )
     tiles, windows = map(ast.literal_eval, run_python(code, **TARGETS["avx512vnni"]).splitlines())
     few = 2 * [("avx512vnni", 1, 16), ("avx512vnni", 4, 16), ("avx512vnni", 8, 16)]
-    assert tiles["quads32"] == 2 * [("avx512vnni", mr, 16) for mr in (2, 5, 8)]
+    assert tiles["quads32"][:3] == [("avx512vnni", 2, 16), ("avx512vnni", 4, 8), ("avx512vnni", 8, 8)]
+    assert tiles["quads32"][3:] == [("avx512vnni", mr, 16) for mr in (2, 5, 8)]
     assert (tiles["quads8"], tiles["quads8p2"], tiles["quads8p4"]) == (few, few, few)
     assert tiles["pairs8w"][:3] == [("avx2", 2, 16), ("avx2", 4, 8), ("avx2", 6, 8)]
     assert tiles["pairs16"][3:] == [("avx2", 2, 16), ("avx2", 4, 16), ("avx2", 6, 16)]
@@ -195,7 +196,7 @@ def test_no_microkernel_of_avx512_keeps_vectors_on_the_stack(tmp_path: Path) -> 
     assert ours.keys() == rows("avx512vnni") | {added}
     assert {name for name, body in products(ours).items() if spills(body)} == {added}
     multiplied = [line for body in ours.values() for line in body.splitlines() if "vpdpbusd" in line]
-    assert all(re.fullmatch(r"\s*vpdpbusd(\s+%zmm\d+,){2} %zmm\d+", line) for line in multiplied)
+    assert all(re.fullmatch(r"\s*vpdpbusd(\s+%[yz]mm\d+,){2} %[yz]mm\d+", line) for line in multiplied)
 
 
 def test_registry_rows() -> None:
