@@ -196,9 +196,17 @@ typedef struct {
     const float *counts;            /* [rows, columns]: what the sums of an average are divided by */
 } pyq_pool;
 
+/* The average of a window whose elements, as numbers from 0 to 255, sum to s: the 16 bits of
+ *     (((s + addend) * factor >> 16) + offset) >> bits,
+ * a number with sign that saturates to 8 bits, plus 128, plus the lowest that the result may be, but at most the highest. */
+typedef struct {
+    uint32_t factor, addend, offset;
+    uint32_t bits; /* 0: not so */
+} pyq_fixed_mean;
+
 void pyq_max_pool(const pyq_pool *pool, uint8_t *out);
 void pyq_average_pool(const pyq_pool *pool, const pyq_affine *from, const pyq_affine *to, float low, float high,
-                      const float *multipliers, uint8_t *out);
+                      const pyq_fixed_mean *fixed, uint8_t *out);
 
 /* transpose.c: [images, rows, columns] to [images, columns, rows], elements of 1 or 4 bytes */
 void pyq_transpose(const uint8_t *x, int64_t images, int64_t rows, int64_t columns, int32_t item, uint8_t *out);

@@ -20,7 +20,7 @@ from pyq.lowering import (
     reads_exactly,
 )
 from pyq.packing import PackedWeight
-from pyq.pool_windows import Windows, multipliers
+from pyq.pool_windows import Windows, fixed_means
 from pyq.qparams import QParams
 
 NULL, PYQ_OK = ffi.NULL, lib.PYQ_OK
@@ -195,8 +195,9 @@ class CBackend(KernelBackend):
         """``pyq_average_pool``."""
         zero_point = int(out_params.zero_point)
         bounds = out_params.qmin - zero_point, out_params.qmax - zero_point
-        factors, target = _pointer("float[]", multipliers(windows, params, out_params)), _pointer("uint8_t[]", out)
-        lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, factors, target)
+        fixed = _pointer("pyq_fixed_mean[]", fixed_means(windows, params, out_params))
+        target = _pointer("uint8_t[]", out)
+        lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, fixed, target)
 
     def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
         """``pyq_transpose``."""
