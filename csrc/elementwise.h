@@ -28,13 +28,18 @@ typedef struct {
     pyq_affine a, b;
     pyq_quantizer out;
     pyq_fixed_sum fixed;
+    float product_factor; /* what products of differences are multiplied by (x86/avx2_product.h); 0: not so */
 } pyq_binary_lines;
+
+/* Of the byte as a number from 0 to 255. */
+static inline int32_t pyq_unsigned_zero(const pyq_affine *p) { return p->zero_point + (p->is_signed ? 128 : 0); }
 
 /* x86/avx2_elementwise.c */
 int32_t pyq_avx2_quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to);
 
 /* x86/avx2_binary.c */
 pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_lines *l);
+int32_t pyq_avx2_product_is_exact(const pyq_binary_lines *l);
 void pyq_avx2_binary_lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
 
 #endif

@@ -182,7 +182,9 @@ typedef struct {
 
 void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
                 const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
-                const pyq_affine *qo, float low, float high, uint8_t *out);
+                const pyq_affine *qo, float low, float high, float product_factor, uint8_t *out);
+int32_t pyq_product_is_exact(const pyq_affine *qa, const pyq_affine *qb, const pyq_affine *qo, float low, float high,
+                             float factor);
 
 /* pool.c: images that lie channels last; positions count elements. See there. */
 typedef struct {

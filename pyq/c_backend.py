@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,9 @@ class CBackend(KernelBackend):
 
     def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
         """``pyq_binary``."""
-        zero_point = int(params.zero_point)
+        fields = _fields(a.params), _fields(b.params), _fields(params)
+        zero_point = fields[-1][1]
+        bounds = params.qmin - zero_point, params.qmax - zero_point
         lib.pyq_binary(
             OPERATIONS.index(op),
             len(a.shape),
@@ -166,11 +169,9 @@ class CBackend(KernelBackend):
             a.strides,
             ffi.cast("uint8_t *", b.array.ctypes.data),
             b.strides,
-            _affine(a.params),
-            _affine(b.params),
-            _affine(params),
-            params.qmin - zero_point,
-            params.qmax - zero_point,
+            *(ffi.new("pyq_affine *", each) for each in fields),
+            *bounds,
+            _product_factor(*fields, *bounds) if op == "mul" else 0.0,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
 
@@ -267,5 +268,24 @@ def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
     return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.data))
 
 
+_Affine: TypeAlias = tuple[float, int, bool]
+
+
+def _fields(params: QParams) -> _Affine:
+    """The fields of a ``pyq_affine``."""
+    return float(params.scale), int(params.zero_point), params.dtype == np.int8
+
+
 def _affine(params: QParams) -> Any:
-    return ffi.new("pyq_affine *", (float(params.scale), int(params.zero_point), params.dtype == np.int8))
+    return ffi.new("pyq_affine *", _fields(params))
+
+
+@lru_cache(maxsize=1024)  # to try a factor takes as long as 100000 products
+def _product_factor(a: _Affine, b: _Affine, out: _Affine, low: int, high: int) -> float:
+    """A factor that ``pyq_product_is_exact``, looked for next to the real one; or 0."""
+    operands = [ffi.new("pyq_affine *", each) for each in (a, b, out)]
+    middle = np.float32(a[0] * b[0] / out[0])
+    for factor in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
+        if lib.pyq_product_is_exact(*operands, low, high, factor):
+            return float(factor)
+    return 0.0

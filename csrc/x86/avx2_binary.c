@@ -21,6 +21,7 @@
 #include <float.h>
 #include <string.h>
 
+#include "avx2_product.h"
 #include "avx2_quantize.h"
 
 typedef struct {
@@ -73,8 +74,6 @@ TARGET_AVX2 __attribute__((noinline)) static __m256i close_sums(const uint8_t *a
 
 static int32_t nearest(double x) { return (int32_t)(x < 0 ? x - 0.5 : x + 0.5); }
 
-static int32_t unsigned_zero(const pyq_affine *p) { return p->zero_point + (p->is_signed ? 128 : 0); }
-
 /* No product with a difference of bytes is subnormal or infinite, nor is a sum of two infinite. */
 static int ordinary(float scale) { return scale >= FLT_MIN && scale <= FLT_MAX / 1024; }
 
@@ -87,7 +86,7 @@ pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_lines *l) {
         return (pyq_fixed_sum){0};
     const double one = 1 << bits, signed_b = l->op == PYQ_SUB ? -b : b;
     const int32_t distance = 256 + (int32_t)(3 * reach * one / (1 << 24)) + 2;
-    const double offset = 0.5 - unsigned_zero(&l->a) * a - unsigned_zero(&l->b) * signed_b - (double)l->out.low;
+    const double offset = 0.5 - pyq_unsigned_zero(&l->a) * a - pyq_unsigned_zero(&l->b) * signed_b - (double)l->out.low;
     return (pyq_fixed_sum){bits, nearest(a * one), nearest(signed_b * one), nearest(offset * one) + distance,
                            2 * distance};
 }
@@ -139,38 +138,72 @@ ALWAYS_INLINE TARGET_AVX2 __m256i sums_32(const uint8_t *a, const uint8_t *b, co
     return _mm256_add_epi8(_mm256_min_epu8(bytes, f->range), f->base);
 }
 
+TARGET_AVX2 int32_t pyq_avx2_product_is_exact(const pyq_binary_lines *l) {
+    const arithmetic chain = load_arithmetic(l);
+    const product p = load_product(l);
+    uint8_t a[32], b[256];
+    for (int i = 0; i < 256; i++) b[i] = (uint8_t)i;
+    for (int i = 0; i < 256; i++) {
+        memset(a, i, sizeof a);
+        __m256i same = _mm256_set1_epi8(-1);
+        for (int k = 0; k < 256; k += 32) {
+            const __m256i expected = binary_32(a, b + k, &chain, PYQ_MUL);
+            same = _mm256_and_si256(same, _mm256_cmpeq_epi8(products_32(a, b + k, &p), expected));
+        }
+        if (_mm256_movemask_epi8(same) != -1) return 0;
+    }
+    return 1;
+}
+
+typedef enum { CHAIN, FIXED_SUM, PRODUCT } way;
+
+typedef struct {
+    const pyq_binary_lines *lines;
+    arithmetic chain;
+    fixed_sum sum;
+    product product;
+} ways;
+
+ALWAYS_INLINE TARGET_AVX2 __m256i results_32(const uint8_t *a, const uint8_t *b, const ways *w, const int op,
+                                             const way way) {
+    return way == FIXED_SUM ? sums_32(a, b, &w->sum, w->lines)
+           : way == PRODUCT ? products_32(a, b, &w->product)
+                            : binary_32(a, b, &w->chain, op);
+}
+
 /* An operand that stays the same along a line is read again and again from 32 copies of it. */
 ALWAYS_INLINE TARGET_AVX2 void lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out,
-                                     const int op, const int fixed) {
-    const fixed_sum f = load_fixed_sum(l);
-    const arithmetic p = load_arithmetic(l);
+                                     const int op, const way way) {
+    const ways w = {l, load_arithmetic(l), load_fixed_sum(l), load_product(l)};
     const int64_t a_step = l->a_stride, b_step = l->b_stride, n = l->n, count = l->lines;
     const int64_t a_line = l->a_line, b_line = l->b_line, out_line = l->out_line;
     for (int64_t k = 0; k < count; k++, a += a_line, b += b_line, out += out_line) {
         uint8_t a_32[32] = {0}, b_32[32] = {0}, bytes[32];
         const uint8_t *x = a_step ? a : memset(a_32, *a, 32), *y = b_step ? b : memset(b_32, *b, 32);
         int64_t i = 0;
-        for (; i + 32 <= n; i += 32, x += 32 * a_step, y += 32 * b_step) {
-            const __m256i z = fixed ? sums_32(x, y, &f, l) : binary_32(x, y, &p, op);
-            _mm256_storeu_si256((__m256i *)(out + i), z);
-        }
+        for (; i + 32 <= n; i += 32, x += 32 * a_step, y += 32 * b_step)
+            _mm256_storeu_si256((__m256i *)(out + i), results_32(x, y, &w, op, way));
         if (i == n) continue;
         const size_t rest = (size_t)(n - i);
         if (a_step) x = memcpy(a_32, x, rest);
         if (b_step) y = memcpy(b_32, y, rest);
-        _mm256_storeu_si256((__m256i *)bytes, fixed ? sums_32(x, y, &f, l) : binary_32(x, y, &p, op));
+        _mm256_storeu_si256((__m256i *)bytes, results_32(x, y, &w, op, way));
         memcpy(out + i, bytes, rest);
     }
 }
 
 TARGET_AVX2 void pyq_avx2_binary_lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out) {
-    const int fixed = l->fixed.fraction_bits > 0;
-    switch (l->op) {
-    case PYQ_ADD: fixed ? lines(l, a, b, out, PYQ_ADD, 1) : lines(l, a, b, out, PYQ_ADD, 0); break;
-    case PYQ_SUB: fixed ? lines(l, a, b, out, PYQ_SUB, 1) : lines(l, a, b, out, PYQ_SUB, 0); break;
-    case PYQ_MUL: lines(l, a, b, out, PYQ_MUL, 0); break;
-    default: lines(l, a, b, out, PYQ_DIV, 0);
-    }
+    if (l->fixed.fraction_bits > 0)
+        lines(l, a, b, out, l->op, FIXED_SUM);
+    else if (l->product_factor > 0)
+        lines(l, a, b, out, PYQ_MUL, PRODUCT);
+    else
+        switch (l->op) {
+        case PYQ_ADD: lines(l, a, b, out, PYQ_ADD, CHAIN); break;
+        case PYQ_SUB: lines(l, a, b, out, PYQ_SUB, CHAIN); break;
+        case PYQ_MUL: lines(l, a, b, out, PYQ_MUL, CHAIN); break;
+        default: lines(l, a, b, out, PYQ_DIV, CHAIN);
+        }
 }
 
 #endif
