@@ -180,11 +180,32 @@ typedef struct {
     int32_t is_signed;
 } pyq_affine;
 
-void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
-                const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
-                const pyq_affine *qo, float low, float high, float product_factor, uint8_t *out);
-int32_t pyq_product_is_exact(const pyq_affine *qa, const pyq_affine *qb, const pyq_affine *qo, float low, float high,
-                             float factor);
+/* y = rne(clamp(x / scale, low, high)) + zero_point; low and high have the zero point subtracted. */
+typedef struct {
+    float scale, low, high;
+    int32_t zero_point;
+} pyq_quantizer;
+
+/* How a sum or a difference is found in fixed point, of bytes without sign:
+ *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  unless its fraction is at most `close`. */
+typedef struct {
+    int32_t fraction_bits; /* 0: not so */
+    int32_t a_factor, b_factor, offset, close;
+} pyq_fixed_sum;
+
+/* An operation on two quantized numbers, and shorter ways to its results. */
+typedef struct {
+    int32_t op;
+    pyq_affine a, b;
+    pyq_quantizer out;
+    pyq_fixed_sum sum;
+    float product_factor; /* by which a product of two differences from zero points is multiplied; 0: not so */
+} pyq_arithmetic;
+
+void pyq_prepare_binary(int32_t op, const pyq_affine *a, const pyq_affine *b, const pyq_affine *out, float low,
+                        float high, pyq_arithmetic *prepared);
+void pyq_binary(const pyq_arithmetic *prepared, int32_t ndim, const int64_t *shape, const uint8_t *a,
+                const int64_t *a_strides, const uint8_t *b, const int64_t *b_strides, uint8_t *out);
 
 /* pool.c: images that lie channels last; positions count elements. See there. */
 typedef struct {

@@ -158,20 +158,16 @@ class CBackend(KernelBackend):
 
     def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
         """``pyq_binary``."""
-        fields = _fields(a.params), _fields(b.params), _fields(params)
-        zero_point = fields[-1][1]
+        zero_point = int(params.zero_point)
         bounds = params.qmin - zero_point, params.qmax - zero_point
         lib.pyq_binary(
-            OPERATIONS.index(op),
+            _arithmetic(op, _fields(a.params), _fields(b.params), _fields(params), *bounds),
             len(a.shape),
             a.shape,
             ffi.cast("uint8_t *", a.array.ctypes.data),
             a.strides,
             ffi.cast("uint8_t *", b.array.ctypes.data),
             b.strides,
-            *(ffi.new("pyq_affine *", each) for each in fields),
-            *bounds,
-            _product_factor(*fields, *bounds) if op == "mul" else 0.0,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
 
@@ -280,12 +276,10 @@ def _affine(params: QParams) -> Any:
     return ffi.new("pyq_affine *", _fields(params))
 
 
-@lru_cache(maxsize=1024)  # to try a factor takes as long as 100000 products
-def _product_factor(a: _Affine, b: _Affine, out: _Affine, low: int, high: int) -> float:
-    """A factor that ``pyq_product_is_exact``, looked for next to the real one; or 0."""
-    operands = [ffi.new("pyq_affine *", each) for each in (a, b, out)]
-    middle = np.float32(a[0] * b[0] / out[0])
-    for factor in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
-        if lib.pyq_product_is_exact(*operands, low, high, factor):
-            return float(factor)
-    return 0.0
+@lru_cache(maxsize=1024)
+def _arithmetic(op: str, a: _Affine, b: _Affine, out: _Affine, low: int, high: int) -> Any:
+    """A ``pyq_arithmetic``, which is kept because to look for shorter ways takes as long as some 100000 results."""
+    prepared = ffi.new("pyq_arithmetic *")
+    operands = (ffi.new("pyq_affine *", each) for each in (a, b, out))
+    lib.pyq_prepare_binary(OPERATIONS.index(op), *operands, low, high, prepared)
+    return prepared

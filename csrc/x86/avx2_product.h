@@ -23,16 +23,16 @@ typedef struct {
     __m256i lower, highest, base; /* integers are found minus the lowest and 128 */
 } product;
 
-ALWAYS_INLINE TARGET_AVX2 product load_product(const pyq_binary_lines *l) {
-    const int32_t low = (int32_t)l->out.low, high = (int32_t)l->out.high;
-    return (product){.a_flip = _mm256_set1_epi8(l->a.is_signed ? -128 : 0),
-                     .b_flip = _mm256_set1_epi8(l->b.is_signed ? -128 : 0),
-                     .a_zero = _mm256_set1_epi16((int16_t)pyq_unsigned_zero(&l->a)),
-                     .b_zero = _mm256_set1_epi16((int16_t)pyq_unsigned_zero(&l->b)),
-                     .factor = _mm256_set1_ps(l->product_factor),
+ALWAYS_INLINE TARGET_AVX2 product load_product(const pyq_arithmetic *p) {
+    const int32_t low = (int32_t)p->out.low, high = (int32_t)p->out.high;
+    return (product){.a_flip = _mm256_set1_epi8(p->a.is_signed ? -128 : 0),
+                     .b_flip = _mm256_set1_epi8(p->b.is_signed ? -128 : 0),
+                     .a_zero = _mm256_set1_epi16((int16_t)pyq_unsigned_zero(&p->a)),
+                     .b_zero = _mm256_set1_epi16((int16_t)pyq_unsigned_zero(&p->b)),
+                     .factor = _mm256_set1_ps(p->product_factor),
                      .lower = _mm256_set1_epi16((int16_t)(-low - 128)),
                      .highest = _mm256_set1_epi8((char)(high - low - 128)),
-                     .base = _mm256_set1_epi8((char)(low + 128 + l->out.zero_point))};
+                     .base = _mm256_set1_epi8((char)(low + 128 + p->out.zero_point))};
 }
 
 ALWAYS_INLINE TARGET_AVX2 __m256i scaled_8(__m256i products, __m256 factor) {
