@@ -7,7 +7,7 @@
  * The numerics round four times on their way to a product, this rounds once. Exact, because there are only 65536 pairs of
  * bytes: a factor is used only after all of them have been tried (20 us).
  *
- * Peak: 32 products by 40 instructions.
+ * Peak: 32 products by 39 instructions.
  */
 #ifndef PYQ_AVX2_PRODUCT_H
 #define PYQ_AVX2_PRODUCT_H
