@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.fixed_point import fixed_point
+from pyq.fixed_point import FIXED_MEAN, fixed_mean
 from pyq.geometry import Placement
 from pyq.qparams import LIMITS, QParams, quantize_array
 
@@ -63,8 +63,8 @@ def windows(sizes: tuple[int, ...], channels: int, placement: Placement, include
     return Windows(starts, offsets[inside], firsts, ends - skipped, dilation * channels, counts)
 
 
-def fixed_means(found: Windows, params: QParams, out: QParams) -> NDArray[np.uint32]:
-    """How sums become the averages of the numerics in fixed point: ``pyq_fixed_mean``, uint32 [rows, columns, 4].
+def fixed_means(found: Windows, params: QParams, out: QParams) -> NDArray[Any]:
+    """How sums become the averages of the numerics in fixed point: `FIXED_MEAN` [rows, columns].
 
     All 0 where windows are large, or no numbers are known that give the right integer for every sum that can be.
     """
@@ -79,18 +79,18 @@ def _fields(params: QParams) -> _Fields:
 
 
 @lru_cache(maxsize=256)
-def _fixed_means(found: Windows, params: _Fields, out: _Fields) -> NDArray[np.uint32]:
+def _fixed_means(found: Windows, params: _Fields, out: _Fields) -> NDArray[Any]:
     elements = np.diff(found.starts)[:, None] * found.taps
     kinds = np.stack([elements.ravel(), found.counts.ravel()], axis=1)
     kinds, index = np.unique(kinds, axis=0, return_inverse=True)
     scale, zero_point, dtype, _, _ = params
     target = QParams(out[0], out[1], out[2], None, *out[3:])
     low, high = (int(bound) - zero_point for bound in LIMITS[dtype])
-    values = np.zeros((len(kinds), 4), np.uint32)
-    for value, (size, count) in zip(values, kinds, strict=True):
+    values = np.zeros(len(kinds), FIXED_MEAN)
+    for i, (size, count) in enumerate(kinds):
         if size <= SMALL_WINDOW:
             sums = np.arange(low * size, high * size + 1, dtype=np.float32)
             with np.errstate(over="ignore", under="ignore"):
                 means = quantize_array(sums * np.float32(scale) / np.float32(count), target)
-            value[:] = fixed_point(means.astype(np.int64) - target.qmin - 128, scale / (out[0] * count))
-    return values[index.reshape(-1)].reshape(*elements.shape, 4)
+            values[i] = fixed_mean(means.astype(np.int64) - target.qmin - 128, scale / (out[0] * count))
+    return values[index.reshape(-1)].reshape(elements.shape)

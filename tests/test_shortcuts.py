@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyq import c_backend, use_backend
 from pyq.elementwise import add, mul, sub
-from pyq.fixed_point import NONE, fixed_point
+from pyq.fixed_point import evaluate, fixed_mean
 from pyq.pooling import average_pool
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -82,19 +82,41 @@ def test_a_line_in_fixed_point_is_exact(exponent: float, count: int, start: int)
     slope = float(np.exp(exponent))
     wanted = np.clip(np.rint((np.arange(count) + start) * slope), -128, 100).astype(np.int64)
     assume(wanted[0] < wanted[-1])
-    factor, addend, offset, bits = fixed_point(wanted, slope)
-    if bits:
-        words = (((np.arange(count) + addend) * factor >> 16) + offset) % 2**16
-        signed = np.where(words < 2**15, words, words - 2**16) >> bits
+    mean = fixed_mean(wanted, slope)
+    if mean["bits"]:
+        words = ((np.arange(count) + int(mean["addend"])) * int(mean["factor"]) >> 16) + int(mean["offset"])
+        signed = (words + 2**15) % 2**16 - 2**15 >> int(mean["bits"])
         np.testing.assert_array_equal(np.clip(signed, -128, 100), wanted)
-        assert addend + count <= 2**16 and max(factor, offset) < 2**32
+        assert int(mean["addend"]) + count <= 2**16
 
 
-def test_no_line_leads_through_halves_that_go_to_even() -> None:
+def test_lines_of_averages_are_found(rng: np.random.Generator) -> None:
+    """Of few elements for any parameters; of many for most."""
+    found = []
+    for size in [2, 4, 6, 9, 16] * 10:
+        slope, start = float(np.exp(rng.uniform(-1.5, 1)) / size), rng.uniform(-255, 0)
+        wanted = np.clip(np.rint(np.arange(255 * size + 1) * slope + start), -128, 127).astype(np.int64)
+        found.append(fixed_mean(wanted, slope)["bits"] > 0)
+    assert np.mean(found) > 0.9
+
+
+@pytest.mark.parametrize("n", [2, 4, 16, 64])
+@pytest.mark.parametrize("zero_point", [0, 1, 110, 255])
+def test_halves_that_round_up_or_down(n: int, zero_point: int, rng: np.random.Generator) -> None:
+    """Whatever each of them does, since that depends on roundings."""
+    sums = np.arange(255 * n + 1) - zero_point * n
+    up = rng.integers(0, 2, len(sums)) > 0
+    wanted = np.where(up, np.floor(sums / n + 0.5), np.ceil(sums / n - 0.5)).astype(np.int64) + zero_point - 128
+    mean = fixed_mean(wanted, 1 / n)
+    assert mean["halves"]
+    np.testing.assert_array_equal(evaluate(mean, len(wanted), 127), wanted)
+
+
+def test_no_line() -> None:
     halves = np.rint(np.arange(100) / 2).astype(np.int64)
-    assert fixed_point(halves, 0.5) == NONE
-    assert fixed_point(np.arange(100) // 2, 0.5) != NONE
-    assert fixed_point(np.zeros(9, np.int64), 0.1) == NONE
+    assert not fixed_mean(halves, 0.75)["bits"] and fixed_mean(np.arange(100) // 2, 0.5)["bits"]
+    assert not fixed_mean(np.zeros(9, np.int64), 0.1)["bits"]
+    assert not fixed_mean(np.rint(np.arange(100) / 6).astype(np.int64), 1 / 6)["bits"]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
@@ -111,6 +133,9 @@ def test_no_line_leads_through_halves_that_go_to_even() -> None:
         ((4, 31, 33), (3, 3), (1, 1)),  # odd channels
         ((4, 9, 34), (3, 9), (1, 1)),
         ((3, 3, 34), (3, 3), (1, 1)),
+        ((4, 20, 34), (2, 2), (1, 1)),  # halves, with the parameters of x
+        ((6, 20, 64), (4, 4), (2, 2)),
+        ((6, 20, 64), (2, 2), (2, 2)),  # no overlap
     ],
 )
 def test_windows_that_overlap(

@@ -52,7 +52,7 @@ ALWAYS_INLINE TARGET_AVX2 void sum_line(const uint8_t *x, const int64_t *rows, c
 
 /* `next`: from a column to the one beside it. */
 ALWAYS_INLINE TARGET_AVX2 void average_line(const uint8_t *low, const uint8_t *high, int64_t next,
-                                            const int64_t columns, int64_t n, const averager *a, const int divisions,
+                                            const int64_t columns, int64_t n, const averager *a, const averager_way way,
                                             uint8_t *out) {
     const averager own = *a; /* a byte stored may alias it */
     for (int64_t i = 0; i < n; i += 32) {
@@ -62,7 +62,7 @@ ALWAYS_INLINE TARGET_AVX2 void average_line(const uint8_t *low, const uint8_t *h
             s.low = _mm256_add_epi16(s.low, load_32(low + j));
             s.high = _mm256_add_epi16(s.high, load_32(high + j));
         }
-        store_32(out + at, averages(&s, &own, divisions));
+        store_32(out + at, averages(&s, &own, way));
     }
 }
 
@@ -82,14 +82,14 @@ TARGET_AVX2 __attribute__((noinline)) static void average_lines(const column_sum
                                                                 lines g, const averager *a, uint8_t *out) {
     const uint8_t *low = from->low, *high = from->high;
     for (int64_t i = 0; i < g.count; i++, low += g.from_pitch, high += g.from_pitch, out += g.to_pitch)
-        if (a->divisions == 2)
-            average_line(low, high, next, columns, g.n, a, 2, out);
-        else if (a->divisions == 1)
-            average_line(low, high, next, columns, g.n, a, 1, out);
+        if (a->way == DIVIDED)
+            average_line(low, high, next, columns, g.n, a, DIVIDED, out);
+        else if (a->way == HALVES)
+            average_line(low, high, next, columns, g.n, a, HALVES, out);
         else if (columns == 3)
-            average_line(low, high, next, 3, g.n, a, 0, out);
+            average_line(low, high, next, 3, g.n, a, LINE, out);
         else
-            average_line(low, high, next, columns, g.n, a, 0, out);
+            average_line(low, high, next, columns, g.n, a, LINE, out);
 }
 
 /* The size of equal pieces of at most `most` that make up n; the last may overlap the one before. */

@@ -44,26 +44,27 @@ ALWAYS_INLINE TARGET_AVX2 void clear(sums_32 *s, const int vectors) {
 }
 
 ALWAYS_INLINE TARGET_AVX2 void average_blocks(const pyq_window *w, int64_t channel, const averager *a,
-                                              const int is_signed, const int divisions, uint8_t *out,
+                                              const int is_signed, const averager_way way, uint8_t *out,
                                               const int vectors) {
     sums_32 s[MAX_VECTORS];
     clear(s, vectors);
     for (int64_t r = 0; r < w->row_count; r++)
         add_pixels(w->first + w->rows[r] + channel, w->columns, w->step, is_signed, s, vectors);
     UNROLL for (int i = 0; i < vectors; i++)
-        _mm256_storeu_si256((__m256i *)out + i, averages(&s[i], a, divisions));
+        _mm256_storeu_si256((__m256i *)out + i, averages(&s[i], a, way));
 }
 
 /* What a pixel's channels are reduced by: maximum when there is no averager. */
 typedef struct {
     const averager *averager;
-    int is_signed, divisions;
+    int is_signed;
+    averager_way way;
 } reduction;
 
 ALWAYS_INLINE TARGET_AVX2 void blocks(const pyq_window *w, int64_t channel, const reduction f, uint8_t *out,
                                       const int vectors) {
     if (f.averager)
-        average_blocks(w, channel, f.averager, f.is_signed, f.divisions, out, vectors);
+        average_blocks(w, channel, f.averager, f.is_signed, f.way, out, vectors);
     else
         max_blocks(w, channel, f.is_signed, out, vectors);
 }
@@ -117,7 +118,7 @@ static window_run find_run(const pyq_pool *p, const float *counts, int64_t colum
 /* first: of a run of windows, which have at most PYQ_POOL_SMALL elements. */
 ALWAYS_INLINE TARGET_AVX2 void average_windows(const pyq_pool_job *j, const pyq_window *first, window_run run,
                                                float count, const averager *a, const int is_signed,
-                                               const int divisions, uint8_t *out) {
+                                               const averager_way way, uint8_t *out) {
     const pyq_pool p = *j->pool; /* a byte stored may alias it */
     pyq_window w = *first;
     if (overlapping(&p, &w, run)) {
@@ -126,7 +127,7 @@ ALWAYS_INLINE TARGET_AVX2 void average_windows(const pyq_pool_job *j, const pyq_
     }
     for (int64_t i = 0; i < run.count; i++, w.first += run.stride, out += p.channels)
         if (direct(&p, &w))
-            pixel(&w, p.channels, (reduction){a, is_signed, divisions}, out);
+            pixel(&w, p.channels, (reduction){a, is_signed, way}, out);
         else
             pyq_average_pixel(j, &w, count, out);
 }
@@ -148,10 +149,10 @@ ALWAYS_INLINE TARGET_AVX2 void average_row(const pyq_pool_job *j, int64_t row, u
             continue;
         }
         const averager a = load_averager(j, w.row_count * w.columns, count, &fixed[column]);
-        switch (a.divisions) {
-        case 0: average_windows(j, &w, run, count, &a, is_signed, 0, out); break;
-        case 1: average_windows(j, &w, run, count, &a, is_signed, 1, out); break;
-        default: average_windows(j, &w, run, count, &a, is_signed, 2, out);
+        switch (a.way) {
+        case LINE: average_windows(j, &w, run, count, &a, is_signed, LINE, out); break;
+        case HALVES: average_windows(j, &w, run, count, &a, is_signed, HALVES, out); break;
+        default: average_windows(j, &w, run, count, &a, is_signed, DIVIDED, out);
         }
     }
 }
