@@ -258,8 +258,8 @@ void pyq_prepare_binary(int32_t op, const pyq_affine *a, const pyq_affine *b, co
     if (USE_AVX2) pyq_avx2_prepare_binary(prepared);
 }
 
-/* 0 / 0 has been refused before. Over `ndim` dimensions; `out` is contiguous in that order; strides are in bytes and the
- * innermost ones 0 (broadcast) or 1. */
+/* 0 / 0 has been refused before. Over `ndim` dimensions; `out` is contiguous in that order; strides are in bytes and
+ * the innermost ones 0 (broadcast) or 1. */
 void pyq_binary(const pyq_arithmetic *prepared, int32_t ndim, const int64_t *shape, const uint8_t *a,
                 const int64_t *a_strides, const uint8_t *b, const int64_t *b_strides, uint8_t *out) {
     const int last = ndim - 1;

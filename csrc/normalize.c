@@ -1,10 +1,10 @@
 /* Softmax and LayerNormalization of rows, in float32; softmax of rows of bytes by a table of exponentials.
  *
- * The bits do not depend on instruction set or threads: 1024 elements at a time are summed in 16 lanes, element i in lane
- * i % 16, which are then halved (lane j takes lane j + 8, then j + 4, j + 2, j + 1) and added to the total; exp is a polynomial of single float32
- * operations, none fused. Written in portable C, and all but softmax (x86/avx2_softmax.c) compiled twice: for the baseline,
- * and with AVX2 as a target, where the compiler makes two vectors of the lanes. A row stays in the L1 cache between its
- * passes.
+ * The bits do not depend on instruction set or threads: 1024 elements at a time are summed in 16 lanes, element i in
+ * lane i % 16, which are then halved (lane j takes lane j + 8, then j + 4, j + 2, j + 1) and added to the total; exp is
+ * a polynomial of single float32 operations, none fused. Written in portable C, and all but softmax
+ * (x86/avx2_softmax.c) compiled twice: for the baseline, and with AVX2 as a target, where the compiler makes two
+ * vectors of the lanes. A row stays in the L1 cache between its passes.
  */
 #include <string.h>
 

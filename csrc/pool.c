@@ -1,11 +1,12 @@
 /* Maximum and average pools of images that lie channels last, of any number of spatial dimensions.
  *
- * An image is rows of pixels. The caller lists the rows of the input that each row of the output covers (there the number
- * of dimensions ends), and the pixels that each column covers, without the padding. An average is
+ * An image is rows of pixels. The caller lists the rows of the input that each row of the output covers (there the
+ * number of dimensions ends), and the pixels that each column covers, without the padding. An average is
  *
  *     quantize(float(sum - zero_point * elements) * scale / float(count))
  *
- * with an exact sum and float32 operations. The caller may know numbers that give the same for every sum in fixed point.
+ * with an exact sum and float32 operations. The caller may know numbers that give the same for every sum in fixed
+ * point.
  */
 #include "pool.h"
 

@@ -221,8 +221,9 @@ typedef struct {
 
 /* The average of a window whose elements, as numbers from 0 to 255, sum to s: the 16 bits of
  *     (((s + addend) * factor >> 16) + offset) >> bits,
- * a number with sign that saturates to 8 bits, plus 128, plus the lowest that the result may be, but at most the highest.
- * With `halves`, 1 less where no bit is shifted out and the byte's bit of `down` is set: some halves round down. */
+ * a number with sign that saturates to 8 bits, plus 128, plus the lowest that the result may be, but at most the
+ * highest. With `halves`, 1 less where no bit is shifted out and the byte's bit of `down` is set: some halves round
+ * down. */
 typedef struct {
     uint32_t factor, addend, offset;
     uint32_t bits; /* 0: not so */

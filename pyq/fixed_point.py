@@ -21,7 +21,7 @@ def fixed_mean(wanted: NDArray[np.int64], slope: float) -> NDArray[Any]:
     slope: of the line, about, where it does not saturate. Numbers are tried with every s before they are returned.
 
     >>> fixed_mean(np.rint(np.arange(10) / 3).astype(np.int64), 1 / 3)["factor"]
-    array(5592406, dtype=uint32)
+    array(5592405, dtype=uint32)
     """
     for bits in range(8, 3, -1):  # fewer, where the line leads beyond 8 bits before it saturates
         for mean in (*_lines(wanted, slope, bits), *_lines_of_halves(wanted, slope, bits)):

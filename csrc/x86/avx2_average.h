@@ -1,17 +1,18 @@
 /* From sums of bytes to averages: 32 at a time.
  *
  * Sums: the words of two channels, and their high bytes by vpsrlw, are added up with vpaddw; 256 times the high bytes
- * taken from the words leaves the sum of the low bytes, all modulo 2^16. 3 instructions for 32 elements, 4 for int8, whose
- * bytes vpxor moves to 0 .. 255. A sum of 257 bytes still fits 16 bits.
+ * taken from the words leaves the sum of the low bytes, all modulo 2^16. 3 instructions for 32 elements, 4 for int8,
+ * whose bytes vpxor moves to 0 .. 255. A sum of 257 bytes still fits 16 bits.
  *
- * Averages of up to 128 elements in fixed point, 16 at a time, by numbers that the caller has proved to give the integers
- * of the numerics (pyq/pool_windows.py): vpmullw by the high half of a factor of 32 bits and vpmulhuw by its low half add
- * up to the high half of the product, of which the last 16 bits are known; vpaddw of an offset before and one after it,
- * vpsraw. vpacksswb saturates, vpshufb restores the order: 18 instructions for 32 averages. Where the numerics have halves,
- * which round up or down, the line goes through their upper integers, and a table of bits says which are 1 less: 34.
+ * Averages of up to 128 elements in fixed point, 16 at a time, by numbers that the caller has proved to give the
+ * integers of the numerics (pyq/fixed_point.py): vpmullw by the high half of a factor of 32 bits and vpmulhuw by its
+ * low half add up to the high half of the product, of which the last 16 bits are known; vpaddw of an offset before and
+ * one after it, vpsraw. vpacksswb saturates, vpshufb restores the order: 18 instructions for 32 averages. Where the
+ * numerics have halves, which round up or down, the line goes through their upper integers, and a table of bits says
+ * which are 1 less: 34.
  *
- * Where there are no such numbers: of every four channels one is widened by vpmaddwd or vpsrad, converted, multiplied by the
- * scale and divided twice.
+ * Where there are no such numbers: of every four channels one is widened by vpmaddwd or vpsrad, converted, multiplied
+ * by the scale and divided twice.
  */
 #ifndef PYQ_AVX2_AVERAGE_H
 #define PYQ_AVX2_AVERAGE_H
@@ -97,7 +98,8 @@ ALWAYS_INLINE TARGET_AVX2 __m256i is_integer(__m256i x, const averager *a) {
 /* -1 for bytes whose bit is set. */
 ALWAYS_INLINE TARGET_AVX2 __m256i bit_is_set(__m256i y, const __m256i table[2]) {
     const __m256i byte = _mm256_and_si256(_mm256_srli_epi16(y, 3), _mm256_set1_epi8(31));
-    const __m256i bits = _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], byte), _mm256_shuffle_epi8(table[1], byte), y);
+    const __m256i low = _mm256_shuffle_epi8(table[0], byte), high = _mm256_shuffle_epi8(table[1], byte);
+    const __m256i bits = _mm256_blendv_epi8(low, high, y);
     const __m256i powers = _mm256_set1_epi64x((int64_t)0x8040201008040201);
     const __m256i bit = _mm256_shuffle_epi8(powers, _mm256_and_si256(y, _mm256_set1_epi8(7)));
     return _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);

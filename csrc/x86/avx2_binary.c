@@ -4,8 +4,8 @@
  * int8 has its top bit flipped, which adds 128), vsubps (exact), vmulps; the operation; number to byte as in
  * avx2_quantize.h.
  *
- * Sums, differences and products have shorter ways (avx2_sum.h, avx2_product.h): by factors that are known to be exact, since
- * all 65536 pairs of bytes have been tried with them.
+ * Sums, differences and products have shorter ways (avx2_sum.h, avx2_product.h): by factors that are known to be exact,
+ * since all 65536 pairs of bytes have been tried with them.
  *
  * Peak: 32 results by 80 instructions, quotients by 4 divisions more.
  */

@@ -1,11 +1,11 @@
 /* Averages of windows that overlap along a row: what a column of pixels sums to is found once for all of them.
  *
- * The sums of the columns, 16 bits each, of a few KB of the row go to memory that stays in the L1 cache, as the pairs of
- * avx2_average.h; each window then adds up its own. For 3 x 3 windows at stride 1 and 32 averages: 3 loads, 7
+ * The sums of the columns, 16 bits each, of a few KB of the row go to memory that stays in the L1 cache, as the pairs
+ * of avx2_average.h; each window then adds up its own. For 3 x 3 windows at stride 1 and 32 averages: 3 loads, 7
  * instructions and 2 stores for a column, 6 loads and 4 additions for a window, and 18 of the averages.
  *
- * With stride 1, where all channels fit, neither columns nor windows have to be told apart: element i of a row of windows
- * is the sum of what is found at i, i + channels, i + 2 * channels, so that there are few remainders.
+ * With stride 1, where all channels fit, neither columns nor windows have to be told apart: element i of a row of
+ * windows is the sum of what is found at i, i + channels, i + 2 * channels, so that there are few remainders.
  */
 #ifndef PYQ_AVX2_COLUMNS_H
 #define PYQ_AVX2_COLUMNS_H
@@ -103,7 +103,8 @@ ALWAYS_INLINE int64_t piece_start(int64_t i, int64_t size, int64_t n) { return i
 ALWAYS_INLINE int overlapping(const pyq_pool *p, const pyq_window *w, window_run run) {
     const int64_t channels = p->channels;
     if (run.count == 1 || run.stride == 0) return 0;
-    if (w->step != channels || channels % 2 || w->columns > MOST_COLUMNS || run.stride >= w->columns * channels) return 0;
+    if (w->step != channels || run.stride >= w->columns * channels) return 0;
+    if (channels % 2 || w->columns > MOST_COLUMNS) return 0;
     return channels >= 32 || (run.stride == channels && run.count * channels >= 32);
 }
 

@@ -1,8 +1,8 @@
 /* Maximum, average and sum over windows: up to 128 channels at a time, so that the loops cost little.
  *
- * Maximum: vpmaxub or vpmaxsb with memory, one instruction for 32 elements. Sums, 3 or 4 of them, and averages, 18 for 32,
- * are described in avx2_average.h; a sum of more than 257 bytes is added up in 32 bits. Windows that overlap along a row
- * share the sums of their columns (avx2_columns.h).
+ * Maximum: vpmaxub or vpmaxsb with memory, one instruction for 32 elements. Sums, 3 or 4 of them, and averages, 18 for
+ * 32, are described in avx2_average.h; a sum of more than 257 bytes is added up in 32 bits. Windows that overlap along
+ * a row share the sums of their columns (avx2_columns.h).
  *
  * A window of 3 x 3 is 9 loads and 9 (maximum) or 45 (average) instructions for 32 channels, and 37 where columns are
  * shared.

@@ -1,11 +1,11 @@
 /* Products of quantized operands by one float multiplication: 32 at a time.
  *
- * Bytes become words minus their zero point (vpand or vpsrlw, vpsubw), of which vpmaddwd multiplies one of two, the other
- * being blended to 0: (a - za) * (b - zb), exactly. vcvtdq2ps, vmulps by a factor, vcvtps2dq; vpackssdw, vpaddsw,
+ * Bytes become words minus their zero point (vpand or vpsrlw, vpsubw), of which vpmaddwd multiplies one of two, the
+ * other being blended to 0: (a - za) * (b - zb), exactly. vcvtdq2ps, vmulps by a factor, vcvtps2dq; vpackssdw, vpaddsw,
  * vpacksswb, vpminsb, vpshufb, vpaddb saturate, apply bounds and zero point, and restore the order.
  *
- * The numerics round four times on their way to a product, this rounds once. Exact, because there are only 65536 pairs of
- * bytes: a factor is used only after all of them have been tried (20 us).
+ * The numerics round four times on their way to a product, this rounds once. Exact, because there are only 65536 pairs
+ * of bytes: a factor is used only after all of them have been tried (20 us).
  *
  * Peak: 32 products by 39 instructions.
  */

@@ -1,14 +1,15 @@
 /* Sums and differences of quantized operands in fixed point: 32 at a time.
  *
- * The bytes of both operands become pairs of words (vpunpck bw, twice); vpmaddwd multiplies them by both factors, scale /
- * scale of the result: by what is above their low 8 bits, which fits a word since the sum has to fit 32 bits, and by these;
- * vpslld, vpaddd twice, vpsrad; vpackssdw and vpackuswb saturate, vpminub and vpaddb apply bounds and zero point.
+ * The bytes of both operands become pairs of words (vpunpck bw, twice); vpmaddwd multiplies them by both factors, scale
+ * / scale of the result: by what is above their low 8 bits, which fits a word since the sum has to fit 32 bits, and by
+ * these; vpslld, vpaddd twice, vpsrad; vpackssdw and vpackuswb saturate, vpminub and vpaddb apply bounds and zero
+ * point.
  *
  * Factors are exact after all 65536 pairs of bytes have been tried with them. Where none are found, because some sums
  * are too close to a half: factors and offset are off by half a unit each, so a sum by less than 256; the numerics are
- * off by 3 roundings of numbers that are at most the sum of the operands. A sum that is not further than that from a half,
- * which is where the fraction is small or nearly 1, is found as the numerics say it, with its 31 neighbours. The offset
- * moves all by that distance, so that only small fractions have to be looked for.
+ * off by 3 roundings of numbers that are at most the sum of the operands. A sum that is not further than that from a
+ * half, which is where the fraction is small or nearly 1, is found as the numerics say it, with its 31 neighbours. The
+ * offset moves all by that distance, so that only small fractions have to be looked for.
  *
  * Peak: 32 sums by 38 instructions, or 49 where fractions are looked at.
  */
@@ -37,7 +38,8 @@ static int32_t sum_fraction_bits(const pyq_arithmetic *p) {
 /* The factors may be some units more or less, which the offset makes up for in the middle of the range. */
 static pyq_fixed_sum sum_near(const pyq_arithmetic *p, int32_t bits, int32_t a_more, int32_t b_more) {
     const double one = 1 << bits, a = (double)p->a.scale / p->out.scale, b = (double)p->b.scale / p->out.scale;
-    const double signed_b = p->op == PYQ_SUB ? -b : b, a_zero = pyq_unsigned_zero(&p->a), b_zero = pyq_unsigned_zero(&p->b);
+    const double a_zero = pyq_unsigned_zero(&p->a), b_zero = pyq_unsigned_zero(&p->b);
+    const double signed_b = p->op == PYQ_SUB ? -b : b;
     const double offset = one * (0.5 - a_zero * a - b_zero * signed_b - (double)p->out.low);
     return (pyq_fixed_sum){bits, nearest(a * one) + a_more, nearest(signed_b * one) + b_more,
                            nearest(offset - a_zero * a_more - b_zero * b_more), -1};
