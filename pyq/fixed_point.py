@@ -15,17 +15,18 @@ FIXED_MEAN = np.dtype(
 _ADDENDS = np.arange(4096)  # of which nearly always one gives an offset near enough to what is needed
 
 
-def fixed_mean(wanted: NDArray[np.int64], slope: float) -> NDArray[Any]:
+def fixed_mean(wanted: NDArray[np.int64], slope: float, highest: int = 127) -> NDArray[Any]:
     """A `FIXED_MEAN`, 0-d, that gives ``wanted[s]``, integers of 8 bits that do not decrease, for every s.
 
-    slope: of the line, about, where it does not saturate. Numbers are tried with every s before they are returned.
+    slope: of the line, about, where it does not saturate, at -128 and ``highest``. Numbers are tried with every s
+    before they are returned.
 
     >>> fixed_mean(np.rint(np.arange(10) / 3).astype(np.int64), 1 / 3)["factor"]
     array(5592405, dtype=uint32)
     """
     for bits in range(8, 3, -1):  # fewer, where the line leads beyond 8 bits before it saturates
-        for mean in (*_lines(wanted, slope, bits), *_lines_of_halves(wanted, slope, bits)):
-            if np.array_equal(evaluate(mean, len(wanted), wanted[-1]), wanted):
+        for mean in (*_lines(wanted, slope, bits, highest), *_lines_of_halves(wanted, slope, bits)):
+            if np.array_equal(evaluate(mean, len(wanted), highest), wanted):
                 return mean
     return np.zeros((), FIXED_MEAN)
 
@@ -41,17 +42,18 @@ def evaluate(mean: NDArray[Any], count: int, highest: int) -> NDArray[np.int64]:
     return np.minimum(integers, highest).astype(np.int64)
 
 
-def _lines(wanted: NDArray[np.int64], slope: float, bits: int) -> list[NDArray[Any]]:
-    steps = np.arange(wanted[0] + 1, wanted[-1] + 1)
+def _lines(wanted: NDArray[np.int64], slope: float, bits: int, highest: int) -> list[NDArray[Any]]:
+    reached = np.arange(max(wanted[0], -127), wanted[-1] + 1)
+    missed = np.arange(wanted[0] + 1, min(wanted[-1] + 1, highest) + 1)
     one = 1 << 16 + bits
-    if not (0.5 <= slope * one < 2**31 and len(steps)):
+    if not (0.5 <= slope * one < 2**31 and len(reached) and len(missed)):
         return []
-    least = np.searchsorted(wanted, steps)  # the first s that reaches each step
+    first, last = np.searchsorted(wanted, reached), np.searchsorted(wanted, missed) - 1  # s that does, s that does not
     addends = _ADDENDS[: 2**16 - len(wanted)]
     found = []
     for factor in (round(slope * one) + np.array([0, -1, 1])).tolist():
-        lowest = (steps * one - factor * least).max()  # the line's value at 0: from here to below `limit`
-        limit = (steps * one - factor * (least - 1)).min()
+        lowest = (reached * one - factor * first).max()  # the line's value at 0: from here to below `limit`
+        limit = (missed * one - factor * last).min()
         offsets = -((factor * addends - lowest) >> 16)
         fits = factor * addends + (offsets << 16) < limit
         if fits.any():

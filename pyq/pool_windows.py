@@ -92,5 +92,6 @@ def _fixed_means(found: Windows, params: _Fields, out: _Fields) -> NDArray[Any]:
             sums = np.arange(low * size, high * size + 1, dtype=np.float32)
             with np.errstate(over="ignore", under="ignore"):
                 means = quantize_array(sums * np.float32(scale) / np.float32(count), target)
-            values[i] = fixed_mean(means.astype(np.int64) - target.qmin - 128, scale / (out[0] * count))
+            wanted, highest = means.astype(np.int64) - target.qmin - 128, target.qmax - target.qmin - 128
+            values[i] = fixed_mean(wanted, scale / (out[0] * count), highest)
     return values[index.reshape(-1)].reshape(elements.shape)
