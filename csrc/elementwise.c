@@ -83,14 +83,15 @@ ALWAYS_INLINE int32_t range(const float *x, int64_t n, float *low, float *high) 
 }
 
 static void binary_lines(const pyq_binary_lines *lines, const uint8_t *a, const uint8_t *b, uint8_t *out) {
-    const pyq_binary_lines l = *lines;
-    const int32_t a_flip = l.a.is_signed ? 128 : 0, b_flip = l.b.is_signed ? 128 : 0;
+    const pyq_binary_lines l = *lines; /* a byte stored may alias it */
+    const pyq_arithmetic p = *l.arithmetic;
+    const int32_t a_flip = p.a.is_signed ? 128 : 0, b_flip = p.b.is_signed ? 128 : 0;
     for (int64_t k = 0; k < l.lines; k++, a += l.a_line, b += l.b_line, out += l.out_line)
         for (int64_t i = 0; i < l.n; i++) {
-            const float x = real(a[i * l.a_stride], a_flip, l.a.zero_point + a_flip, l.a.scale);
-            const float y = real(b[i * l.b_stride], b_flip, l.b.zero_point + b_flip, l.b.scale);
-            const float z = l.op == PYQ_ADD ? x + y : l.op == PYQ_SUB ? x - y : l.op == PYQ_MUL ? x * y : x / y;
-            out[i] = quantized(z, &l.out);
+            const float x = real(a[i * l.a_stride], a_flip, p.a.zero_point + a_flip, p.a.scale);
+            const float y = real(b[i * l.b_stride], b_flip, p.b.zero_point + b_flip, p.b.scale);
+            const float z = p.op == PYQ_ADD ? x + y : p.op == PYQ_SUB ? x - y : p.op == PYQ_MUL ? x * y : x / y;
+            out[i] = quantized(z, &p.out);
         }
 }
 
@@ -115,7 +116,7 @@ TARGET_AVX2 static int32_t range_avx2(const float *x, int64_t n, float *low, flo
 #define range_avx2 range
 #define pyq_avx2_quantize quantize
 #define pyq_avx2_binary_lines binary_lines
-#define pyq_avx2_fixed_sum(lines) ((pyq_fixed_sum){0})
+#define pyq_avx2_prepare_binary(arithmetic)
 #endif
 
 typedef struct {
@@ -250,17 +251,21 @@ static void binary_task(void *context, int64_t task) {
     }
 }
 
-/* 0 / 0 has been refused before. Element-wise `op` over `ndim` dimensions; `out` is contiguous in that
- * order; strides are in bytes and the innermost ones 0 (broadcast) or 1. */
-void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
-                const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
-                const pyq_affine *qo, float low, float high, uint8_t *out) {
+/* Looks for shorter ways, which takes as long as some 100000 results. */
+void pyq_prepare_binary(int32_t op, const pyq_affine *a, const pyq_affine *b, const pyq_affine *out, float low,
+                        float high, pyq_arithmetic *prepared) {
+    *prepared = (pyq_arithmetic){op, *a, *b, {out->scale, low, high, out->zero_point}, {0}, 0};
+    if (USE_AVX2) pyq_avx2_prepare_binary(prepared);
+}
+
+/* 0 / 0 has been refused before. Over `ndim` dimensions; `out` is contiguous in that order; strides are in bytes and
+ * the innermost ones 0 (broadcast) or 1. */
+void pyq_binary(const pyq_arithmetic *prepared, int32_t ndim, const int64_t *shape, const uint8_t *a,
+                const int64_t *a_strides, const uint8_t *b, const int64_t *b_strides, uint8_t *out) {
     const int last = ndim - 1;
-    const pyq_quantizer to = {qo->scale, low, high, qo->zero_point};
     const int64_t a_line = last ? a_strides[last - 1] : 0, b_line = last ? b_strides[last - 1] : 0, n = shape[last];
-    binary_job j = {{1, a_line, b_line, n, n, a_strides[last], b_strides[last], op, *qa, *qb, to, {0}},
+    binary_job j = {{1, a_line, b_line, n, n, a_strides[last], b_strides[last], prepared},
                     last, shape, a_strides, b_strides, a, b, out, 1, chunks(n), 1};
-    if (USE_AVX2) j.lines.fixed = pyq_avx2_fixed_sum(&j.lines);
     for (int d = 0; d < last; d++) j.count *= shape[d];
     if (n < CHUNK) j.lines_per_task = CHUNK / n;
     pyq_parallel(binary_task, &j, j.pieces * ((j.count + j.lines_per_task - 1) / j.lines_per_task));

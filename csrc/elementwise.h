@@ -6,35 +6,22 @@
 
 enum { PYQ_ADD, PYQ_SUB, PYQ_MUL, PYQ_DIV };
 
-/* y = rne(clamp(x / scale, low, high)) + zero_point; low and high have the zero point subtracted. */
-typedef struct {
-    float scale, low, high;
-    int32_t zero_point;
-} pyq_quantizer;
-
-/* How a sum or a difference is found in fixed point (x86/avx2_binary.c), of bytes without sign:
- *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  unless its fraction is at most `close`. */
-typedef struct {
-    int32_t fraction_bits; /* 0: not so */
-    int32_t a_factor, b_factor, offset, close;
-} pyq_fixed_sum;
-
 /* Arithmetic on lines of n elements: an operand with stride 0 is the same along a line, else its stride is 1; a line of
  * it begins a_line, or b_line, bytes behind the one before, those of the result out_line. */
 typedef struct {
     int64_t lines, a_line, b_line, out_line;
     int64_t n, a_stride, b_stride;
-    int32_t op;
-    pyq_affine a, b;
-    pyq_quantizer out;
-    pyq_fixed_sum fixed;
+    const pyq_arithmetic *arithmetic;
 } pyq_binary_lines;
+
+/* Of the byte as a number from 0 to 255. */
+static inline int32_t pyq_unsigned_zero(const pyq_affine *p) { return p->zero_point + (p->is_signed ? 128 : 0); }
 
 /* x86/avx2_elementwise.c */
 int32_t pyq_avx2_quantize(const float *x, uint8_t *out, int64_t n, const pyq_quantizer *to);
 
 /* x86/avx2_binary.c */
-pyq_fixed_sum pyq_avx2_fixed_sum(const pyq_binary_lines *l);
+void pyq_avx2_prepare_binary(pyq_arithmetic *p);
 void pyq_avx2_binary_lines(const pyq_binary_lines *l, const uint8_t *a, const uint8_t *b, uint8_t *out);
 
 #endif

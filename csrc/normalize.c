@@ -1,18 +1,20 @@
 /* Softmax and LayerNormalization of rows, in float32; softmax of rows of bytes by a table of exponentials.
  *
- * The bits do not depend on instruction set or threads: 1024 elements at a time are summed in 16 lanes, element i in lane
- * i % 16, which are then halved (lane j takes lane j + 8, then j + 4, j + 2, j + 1) and added to the total; exp is a polynomial of single float32
- * operations, none fused. Written in portable C and compiled twice: for the baseline, and with AVX2 as a target, where
- * the compiler makes two vectors of the lanes. A row stays in the L1 cache between its passes.
+ * The bits do not depend on instruction set or threads: 1024 elements at a time are summed in 16 lanes, element i in
+ * lane i % 16, which are then halved (lane j takes lane j + 8, then j + 4, j + 2, j + 1) and added to the total; exp is
+ * a polynomial of single float32 operations, none fused. Written in portable C, and all but softmax
+ * (x86/avx2_softmax.c) compiled twice: for the baseline, and with AVX2 as a target, where the compiler makes two
+ * vectors of the lanes. A row stays in the L1 cache between its passes.
  */
 #include <string.h>
 
 #include "isa.h"
+#include "normalize.h"
 #include "pyq.h"
 
 enum {
-    LANES = 16,
-    BLOCK = 1024,
+    LANES = PYQ_SUM_LANES,
+    BLOCK = PYQ_SUM_BLOCK,
     TASK_ELEMENTS = 1 << 14, /* 10 to 20 us */
 };
 
@@ -21,16 +23,15 @@ enum {
 /* e^t for t <= 0, within 1 unit in the last place; 0 below -87.7, where n is -127; NaN for NaN.
  * t = n ln 2 + r with |r| <= ln 2 / 2; n times the first part of ln 2, 355 / 512, is exact. The polynomial is
  * e^r = 1 + r + r^2 q(r), with the q of degree 4 that has the least relative error, 3.1e-9. */
-ALWAYS_INLINE float exponential(float t) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: n is then in the last bits */
-    t = t < -88.0f ? -88.0f : t;
-    const float shifted = t * 1.44269504f + magic, n = shifted - magic;
-    const float r = (t - n * 0.693359375f) - n * -2.12194440e-4f;
-    float q = 1.3814321e-3f;
-    q = q * r + 8.3688516e-3f;
-    q = q * r + 4.1668400e-2f;
-    q = q * r + 1.6666520e-1f;
-    q = q * r + 4.9999994e-1f;
+static float exponential(float t) {
+    t = t < PYQ_EXP_LOWEST ? PYQ_EXP_LOWEST : t;
+    const float shifted = t * PYQ_LOG2_E + PYQ_EXP_MAGIC, n = shifted - PYQ_EXP_MAGIC;
+    const float r = (t - n * PYQ_LN2_HIGH) - n * PYQ_LN2_LOW;
+    float q = PYQ_EXP_Q4;
+    q = q * r + PYQ_EXP_Q3;
+    q = q * r + PYQ_EXP_Q2;
+    q = q * r + PYQ_EXP_Q1;
+    q = q * r + PYQ_EXP_Q0;
     uint32_t bits;
     float power; /* 2^n, or 0 when the biased exponent n + 127 is 0 */
     memcpy(&bits, &shifted, sizeof bits);
@@ -69,7 +70,7 @@ ALWAYS_INLINE float largest(const float *x, int64_t n) {
     return lanes[0];
 }
 
-ALWAYS_INLINE void softmax(const float *restrict x, float *restrict out, int64_t n) {
+static void softmax(const float *restrict x, float *restrict out, int64_t n) {
     const float top = largest(x, n);
     for (int64_t i = 0; i < n; i++) out[i] = exponential(x[i] - top);
     const float total = sum(out, n, 0);
@@ -120,12 +121,11 @@ ALWAYS_INLINE void softmax_of_bytes(const bytes *b, int64_t row) {
 }
 
 #if PYQ_HAVE_AVX2
-TARGET_AVX2 static void softmax_avx2(const float *x, float *out, int64_t n) { softmax(x, out, n); }
 TARGET_AVX2 static void layer_norm_avx2(const floats *f, int64_t row) { layer_norm(f, row); }
 TARGET_AVX2 static void softmax_of_bytes_avx2(const bytes *b, int64_t row) { softmax_of_bytes(b, row); }
 #define USE_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
 #else /* one version only */
-#define softmax_avx2 softmax
+#define pyq_avx2_softmax softmax
 #define layer_norm_avx2 layer_norm
 #define softmax_of_bytes_avx2 softmax_of_bytes
 #define USE_AVX2 0
@@ -145,7 +145,7 @@ static void softmax_task(void *context, int64_t index) {
     int64_t row;
     for (const int64_t end = task_rows(index, f->rows, f->n, &row); row < end; row++)
         if (USE_AVX2)
-            softmax_avx2(f->x + row * f->n, f->out + row * f->n, f->n);
+            pyq_avx2_softmax(f->x + row * f->n, f->out + row * f->n, f->n);
         else
             softmax(f->x + row * f->n, f->out + row * f->n, f->n);
 }

@@ -1,12 +1,12 @@
 /* Maximum and average pools of images that lie channels last, of any number of spatial dimensions.
  *
- * An image is rows of pixels. The caller lists the rows of the input that each row of the output covers (there the number
- * of dimensions ends), and the pixels that each column covers, without the padding. An average is
+ * An image is rows of pixels. The caller lists the rows of the input that each row of the output covers (there the
+ * number of dimensions ends), and the pixels that each column covers, without the padding. An average is
  *
  *     quantize(float(sum - zero_point * elements) * scale / float(count))
  *
- * with an exact sum and float32 operations. The caller may know a number by which the product of sum - zero_point *
- * elements, rounded, is the same for every sum: its multiplier.
+ * with an exact sum and float32 operations. The caller may know numbers that give the same for every sum in fixed
+ * point.
  */
 #include "pool.h"
 
@@ -128,13 +128,13 @@ void pyq_max_pool(const pyq_pool *pool, uint8_t *out) {
     run(&j);
 }
 
-/* multipliers: [rows, columns], each 0 where none is known. */
+/* fixed: [rows, columns]. */
 void pyq_average_pool(const pyq_pool *pool, const pyq_affine *from, const pyq_affine *to, float low, float high,
-                      const float *multipliers, uint8_t *out) {
+                      const pyq_fixed_mean *fixed, uint8_t *out) {
     pyq_pool_job j = {.pool = pool,
                       .from = from,
                       .to = {to->scale, low, high, to->zero_point},
-                      .multipliers = multipliers,
+                      .fixed = fixed,
                       .out = out};
     run(&j);
 }

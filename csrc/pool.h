@@ -22,7 +22,7 @@ typedef struct {
     const pyq_pool *pool;
     const pyq_affine *from; /* the rest is for averages only */
     pyq_quantizer to;
-    const float *multipliers;
+    const pyq_fixed_mean *fixed;
     uint8_t *out;
     int64_t rows_per_task;
 } pyq_pool_job;

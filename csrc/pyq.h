@@ -180,9 +180,32 @@ typedef struct {
     int32_t is_signed;
 } pyq_affine;
 
-void pyq_binary(int32_t op, int32_t ndim, const int64_t *shape, const uint8_t *a, const int64_t *a_strides,
-                const uint8_t *b, const int64_t *b_strides, const pyq_affine *qa, const pyq_affine *qb,
-                const pyq_affine *qo, float low, float high, uint8_t *out);
+/* y = rne(clamp(x / scale, low, high)) + zero_point; low and high have the zero point subtracted. */
+typedef struct {
+    float scale, low, high;
+    int32_t zero_point;
+} pyq_quantizer;
+
+/* How a sum or a difference is found in fixed point, of bytes without sign:
+ *     (a * a_factor + b * b_factor + offset) >> fraction_bits,  unless its fraction is at most `close`. */
+typedef struct {
+    int32_t fraction_bits; /* 0: not so */
+    int32_t a_factor, b_factor, offset, close;
+} pyq_fixed_sum;
+
+/* An operation on two quantized numbers, and shorter ways to its results. */
+typedef struct {
+    int32_t op;
+    pyq_affine a, b;
+    pyq_quantizer out;
+    pyq_fixed_sum sum;
+    float product_factor; /* by which a product of two differences from zero points is multiplied; 0: not so */
+} pyq_arithmetic;
+
+void pyq_prepare_binary(int32_t op, const pyq_affine *a, const pyq_affine *b, const pyq_affine *out, float low,
+                        float high, pyq_arithmetic *prepared);
+void pyq_binary(const pyq_arithmetic *prepared, int32_t ndim, const int64_t *shape, const uint8_t *a,
+                const int64_t *a_strides, const uint8_t *b, const int64_t *b_strides, uint8_t *out);
 
 /* pool.c: images that lie channels last; positions count elements. See there. */
 typedef struct {
@@ -196,9 +219,21 @@ typedef struct {
     const float *counts;            /* [rows, columns]: what the sums of an average are divided by */
 } pyq_pool;
 
+/* The average of a window whose elements, as numbers from 0 to 255, sum to s: the 16 bits of
+ *     (((s + addend) * factor >> 16) + offset) >> bits,
+ * a number with sign that saturates to 8 bits, plus 128, plus the lowest that the result may be, but at most the
+ * highest. With `halves`, 1 less where no bit is shifted out and the byte's bit of `down` is set: some halves round
+ * down. */
+typedef struct {
+    uint32_t factor, addend, offset;
+    uint32_t bits; /* 0: not so */
+    uint32_t halves;
+    uint8_t down[32];
+} pyq_fixed_mean;
+
 void pyq_max_pool(const pyq_pool *pool, uint8_t *out);
 void pyq_average_pool(const pyq_pool *pool, const pyq_affine *from, const pyq_affine *to, float low, float high,
-                      const float *multipliers, uint8_t *out);
+                      const pyq_fixed_mean *fixed, uint8_t *out);
 
 /* transpose.c: [images, rows, columns] to [images, columns, rows], elements of 1 or 4 bytes */
 void pyq_transpose(const uint8_t *x, int64_t images, int64_t rows, int64_t columns, int32_t item, uint8_t *out);

@@ -30,6 +30,7 @@ SOURCES = [
     "csrc/x86/avx2_narrow.c",
     "csrc/x86/avx2_pool.c",
     "csrc/x86/avx2_requantize.c",
+    "csrc/x86/avx2_softmax.c",
     "csrc/x86/avx2_transpose.c",
     "csrc/x86/avx512_depthwise.c",
     "csrc/x86/avx512_gemm.c",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from pyq.backends import Epilogue
 from pyq.kernel_backend import KernelBackend, Product, Taps
 from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, above_amax, activation_shift, reads_exactly
 from pyq.packing import PackedWeight
-from pyq.pool_windows import Windows, multipliers
+from pyq.pool_windows import Windows, fixed_means
 from pyq.qparams import QParams
 
 OUTPUT_TYPES = {
@@ -103,19 +104,15 @@ class CBackend(KernelBackend):
     def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
         """``pyq_binary``."""
         zero_point = int(params.zero_point)
+        bounds = params.qmin - zero_point, params.qmax - zero_point
         lib.pyq_binary(
-            OPERATIONS.index(op),
+            _arithmetic(op, _fields(a.params), _fields(b.params), _fields(params), *bounds),
             len(a.shape),
             a.shape,
             ffi.cast("uint8_t *", a.array.ctypes.data),
             a.strides,
             ffi.cast("uint8_t *", b.array.ctypes.data),
             b.strides,
-            _affine(a.params),
-            _affine(b.params),
-            _affine(params),
-            params.qmin - zero_point,
-            params.qmax - zero_point,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
 
@@ -140,8 +137,9 @@ class CBackend(KernelBackend):
         """``pyq_average_pool``."""
         zero_point = int(out_params.zero_point)
         bounds = out_params.qmin - zero_point, out_params.qmax - zero_point
-        factors, target = _pointer("float[]", multipliers(windows, params, out_params)), _pointer("uint8_t[]", out)
-        lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, factors, target)
+        fixed = _pointer("pyq_fixed_mean[]", fixed_means(windows, params, out_params))
+        target = _pointer("uint8_t[]", out)
+        lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, fixed, target)
 
     def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
         """``pyq_transpose``."""
@@ -220,5 +218,22 @@ def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
     return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.data))
 
 
+_Affine: TypeAlias = tuple[float, int, bool]
+
+
+def _fields(params: QParams) -> _Affine:
+    """The fields of a ``pyq_affine``."""
+    return float(params.scale), int(params.zero_point), params.dtype == np.int8
+
+
 def _affine(params: QParams) -> Any:
-    return ffi.new("pyq_affine *", (float(params.scale), int(params.zero_point), params.dtype == np.int8))
+    return ffi.new("pyq_affine *", _fields(params))
+
+
+@lru_cache(maxsize=1024)
+def _arithmetic(op: str, a: _Affine, b: _Affine, out: _Affine, low: int, high: int) -> Any:
+    """A ``pyq_arithmetic``, which is kept because to look for shorter ways takes as long as some 100000 results."""
+    prepared = ffi.new("pyq_arithmetic *")
+    operands = (ffi.new("pyq_affine *", each) for each in (a, b, out))
+    lib.pyq_prepare_binary(OPERATIONS.index(op), *operands, low, high, prepared)
+    return prepared

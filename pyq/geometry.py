@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -58,15 +58,28 @@ def place(
     steps = check_integers("strides", strides, rank, 1, 1)
     gaps = check_integers("dilations", dilations, rank, 1, 1)
     check_choice("auto_pad", auto_pad, AUTO_PAD)
-    reach = [(k - 1) * d + 1 for k, d in zip(extents, gaps, strict=True)]
-    if auto_pad == "NOTSET":
-        margins = check_integers("pads", pads, 2 * rank, 0, 0)
-    elif pads is not None and any(pads):
+    if auto_pad != "NOTSET" and pads is not None and any(pads):
         raise ValueError(f"pads: not allowed with auto_pad {auto_pad!r}, got {list(pads)}")
-    else:
-        margins = _auto_pads(sizes, reach, steps, auto_pad)
+    margins = check_integers("pads", pads, 2 * rank, 0, 0) if auto_pad == "NOTSET" else None
+    return _placed(tuple(sizes), extents, steps, margins, gaps, auto_pad, bool(ceil_mode))
+
+
+@lru_cache(maxsize=1024)  # it takes as long as a small pool
+def _placed(
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: tuple[int, ...] | None,
+    dilations: tuple[int, ...],
+    auto_pad: str,
+    ceil_mode: bool,
+) -> Placement:
+    """`place` of attributes that have been checked."""
+    rank = len(sizes)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    margins = _auto_pads(sizes, reach, strides, auto_pad) if pads is None else pads
     out = []
-    for i, (size, stride) in enumerate(zip(sizes, steps, strict=True)):
+    for i, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         room = size + margins[i] + margins[i + rank] - reach[i]
         if room < 0:
             raise ValueError(
@@ -77,7 +90,7 @@ def place(
         if ceil_mode and (count - 1) * stride >= size + margins[i]:
             count -= 1
         out.append(count)
-    return Placement(extents, steps, margins, gaps, tuple(out))
+    return Placement(kernel, strides, margins, dilations, tuple(out))
 
 
 def place_transposed(

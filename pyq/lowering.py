@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,11 @@ def zero_point_correction(w: PackedWeight, zero_point: int) -> NDArray[np.int32]
 
 def memory_order(x: NDArray[Any]) -> tuple[int, ...]:
     """The axes of ``x`` from the largest stride to the smallest: in this order it is walked through memory."""
-    return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
+    return _by_stride(x.strides)
+
+
+def _by_stride(strides: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
 
 
 class Walk(NamedTuple):
@@ -229,15 +234,38 @@ def lower_binary(
     """Broadcast, and follow the memory of the operand that fills the result. 0 / 0 is a ValueError."""
     if op == "div" and ((a == a_params.zero_point) & (b == b_params.zero_point)).any():
         raise ValueError("a, b: 0 / 0 is NaN, which has no quantized value")
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    filling = next((x for x in (a, b) if x.shape == shape), np.empty(shape, np.bool_))
-    order = memory_order(filling)
-    # broadcast_to takes longer than a small sum, so it is left out where it would change nothing.
-    whole = (x if x.shape == shape else np.broadcast_to(x, shape) for x in (a, b))
-    first, second = (_unit_inner(x.transpose(order)) for x in whole)
-    dims, a_strides, b_strides = merged_dimensions(first, second)
-    walk = Walk(first.shape, order)
+    walk, *strides = _common_walk(a.shape, a.strides, b.shape, b.strides)
+    if all(each[-1:] in ((), (0,), (1,)) for each in strides):
+        first, second = a, b
+    else:
+        wide = (np.broadcast_to(x, np.broadcast_shapes(a.shape, b.shape)) for x in (a, b))
+        first, second = (_unit_inner(x.transpose(walk.order)) for x in wide)
+        strides = [first.strides, second.strides]
+    dims, a_strides, b_strides = merged_dimensions(walk.shape, *strides)
     return walk, BinaryLines(first, a_params, dims, a_strides), BinaryLines(second, b_params, dims, b_strides)
+
+
+_Integers: TypeAlias = tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)  # it takes longer than a small sum
+def _common_walk(
+    a_shape: _Integers, a_strides: _Integers, b_shape: _Integers, b_strides: _Integers
+) -> tuple[Walk, _Integers, _Integers]:
+    """The walk of two operands, and the byte strides of both in its order: 0 where they are broadcast."""
+    shape = np.broadcast_shapes(a_shape, b_shape)
+    filling = next((each for own, each in ((a_shape, a_strides), (b_shape, b_strides)) if own == shape), None)
+    order = tuple(range(len(shape))) if filling is None else _by_stride(filling)
+    walk = Walk(tuple(shape[axis] for axis in order), order)
+    whole = [_broadcast_strides(a_shape, a_strides, shape), _broadcast_strides(b_shape, b_strides, shape)]
+    first, second = (tuple(strides[axis] for axis in order) for strides in whole)
+    return walk, first, second
+
+
+def _broadcast_strides(own: _Integers, strides: _Integers, shape: _Integers) -> _Integers:
+    new = len(shape) - len(own)
+    kept = (s if n == size else 0 for n, s, size in zip(own, strides, shape[new:], strict=True))
+    return (*(0,) * new, *kept)
 
 
 def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
@@ -245,10 +273,13 @@ def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
     return x if not x.ndim or x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
 
 
-def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+@lru_cache(maxsize=1024)
+def merged_dimensions(
+    shape: _Integers, a_strides: _Integers, b_strides: _Integers
+) -> tuple[_Integers, _Integers, _Integers]:
     """Shape and byte strides of two operands, every pair of axes merged that both cross in one even stride."""
     axes = [(1, 0, 0)]
-    for size, a_stride, b_stride in zip(a.shape, a.strides, b.strides, strict=True):
+    for size, a_stride, b_stride in zip(shape, a_strides, b_strides, strict=True):
         last_size, last_a, last_b = axes[-1]
         if last_size == 1:
             axes[-1] = (size, a_stride, b_stride)
@@ -258,5 +289,5 @@ def merged_dimensions(a: NDArray[Any], b: NDArray[Any]) -> tuple[tuple[int, ...]
             axes.append((size, a_stride, b_stride))
     if not {axes[-1][1], axes[-1][2]} <= {0, 1}:  # the innermost axis had one element
         axes.append((1, 0, 0))
-    dims, a_strides, b_strides = zip(*axes, strict=True)
-    return dims, a_strides, b_strides
+    dims, first, second = zip(*axes, strict=True)
+    return dims, first, second

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pyq.fixed_point import FIXED_MEAN, fixed_mean
 from pyq.geometry import Placement
 from pyq.qparams import LIMITS, QParams, quantize_array
 
@@ -62,13 +63,12 @@ def windows(sizes: tuple[int, ...], channels: int, placement: Placement, include
     return Windows(starts, offsets[inside], firsts, ends - skipped, dilation * channels, counts)
 
 
-def multipliers(found: Windows, params: QParams, out: QParams) -> NDArray[np.float32]:
-    """By which sums of an average pool, minus zero points, and rounded become its integers: float32 [rows, columns].
+def fixed_means(found: Windows, params: QParams, out: QParams) -> NDArray[Any]:
+    """How sums become the averages of the numerics in fixed point: `FIXED_MEAN` [rows, columns].
 
-    Instead of a multiplication and two divisions. 0 where windows are large, or no number is known by which every sum
-    that can be becomes the same integer.
+    All 0 where windows are large, or no numbers are known that give the right integer for every sum that can be.
     """
-    return _multipliers(found, *(_fields(each) for each in (params, out)))
+    return _fixed_means(found, *(_fields(each) for each in (params, out)))
 
 
 _Fields: TypeAlias = tuple[float, int, np.dtype[Any], int, int]
@@ -79,28 +79,19 @@ def _fields(params: QParams) -> _Fields:
 
 
 @lru_cache(maxsize=256)
-def _multipliers(found: Windows, params: _Fields, out: _Fields) -> NDArray[np.float32]:
+def _fixed_means(found: Windows, params: _Fields, out: _Fields) -> NDArray[Any]:
     elements = np.diff(found.starts)[:, None] * found.taps
     kinds = np.stack([elements.ravel(), found.counts.ravel()], axis=1)
     kinds, index = np.unique(kinds, axis=0, return_inverse=True)
     scale, zero_point, dtype, _, _ = params
     target = QParams(out[0], out[1], out[2], None, *out[3:])
     low, high = (int(bound) - zero_point for bound in LIMITS[dtype])
-    values = []
-    for size, count in kinds:
-        sums = np.arange(low * size, high * size + 1, dtype=np.float32) if size <= SMALL_WINDOW else None
-        values.append(0 if sums is None else _multiplier(sums, np.float32(scale), np.float32(count), target))
-    return np.array(values, np.float32)[index.reshape(-1)].reshape(elements.shape)
-
-
-def _multiplier(sums: NDArray[np.float32], scale: np.float32, count: np.float32, out: QParams) -> np.float32:
-    """A number that gives the integer of the numerics for each sum, looked for next to the real quotient; or 0."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        wanted = quantize_array(sums * scale / count, out)
-        middle = np.float32(np.float64(scale) / (np.float64(out.scale) * count))
-        for number in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))):
-            products = np.rint(sums * number)
-            integers = np.clip(products.astype(np.float64) + out.zero_point, out.qmin, out.qmax)
-            if np.abs(products).max() < 2**31 and np.array_equal(integers, wanted):
-                return number
-    return np.float32(0)
+    values = np.zeros(len(kinds), FIXED_MEAN)
+    for i, (size, count) in enumerate(kinds):
+        if size <= SMALL_WINDOW:
+            sums = np.arange(low * size, high * size + 1, dtype=np.float32)
+            with np.errstate(over="ignore", under="ignore"):
+                means = quantize_array(sums * np.float32(scale) / np.float32(count), target)
+            wanted, highest = means.astype(np.int64) - target.qmin - 128, target.qmax - target.qmin - 128
+            values[i] = fixed_mean(wanted, scale / (out[0] * count), highest)
+    return values[index.reshape(-1)].reshape(elements.shape)

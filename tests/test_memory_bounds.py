@@ -19,7 +19,7 @@ from pyq._core import ffi, lib
 from pyq.backends import Epilogue, backend, residual_epilogue
 from pyq.geometry import place
 from pyq.packing import pack
-from pyq.pool_windows import multipliers, windows
+from pyq.pool_windows import fixed_means, windows
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
 
@@ -194,8 +194,8 @@ def test_results_of_c_kernels(edge: str, size: int, rng: np.random.Generator) ->
     assert_same(pooled, REFERENCE.max_pool(images, placement))
     affine = ffi.new("pyq_affine *", (0.05, 0, 0))
     same = QParams(0.05)
-    factors = guarded(multipliers(found, same, same), edge)
-    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("float[]", factors), out("uint8_t[]", pooled))
+    factors = guarded(fixed_means(found, same, same), edge)
+    lib.pyq_average_pool(pool, affine, affine, 0, 255, out("pyq_fixed_mean[]", factors), out("uint8_t[]", pooled))
     assert_same(pooled, REFERENCE.average_pool(images, same, placement, False, same))
 
 

@@ -9,7 +9,7 @@ import pytest
 from onnx_node import run_node
 
 from pyq.geometry import place
-from pyq.pool_windows import multipliers, windows
+from pyq.pool_windows import fixed_means, windows
 from pyq.pooling import average_pool, global_average_pool, global_max_pool, max_pool
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -112,17 +112,18 @@ def test_layouts_agree_and_carry_the_memory_order(pool: Any) -> None:
         assert whole(last, layout="NHWC").transpose(0, 3, 1, 2) == whole(x)
 
 
-def test_multipliers_of_windows() -> None:
-    """One for each number of elements and count; none where halves are divided in the numerics, or sums are large."""
+def test_fixed_means_of_windows() -> None:
+    """For each number of elements and count; none where sums are large."""
     sizes, p, q = (20, 20), QParams(0.0311, 110), QParams(0.0537, 90)
     padded = place(sizes, (3, 3), pads=(1, 1, 1, 1))
-    found = multipliers(windows(sizes, 4, padded), p, q)
-    assert found.shape == (20, 20) and (found > 0).all()
-    np.testing.assert_allclose(found[[0, 0, 1], [0, 1, 1]], 0.0311 / 0.0537 / np.array([4, 6, 9]), rtol=1e-6)
+    found = fixed_means(windows(sizes, 4, padded), p, q)
+    assert found.shape == (20, 20)
+    some = found[[0, 0, 1], [0, 1, 1]]
+    np.testing.assert_allclose(some["factor"] / 2.0 ** (16 + some["bits"]), 0.0311 / 0.0537 / np.array([4, 6, 9]), 1e-5)
     halves = windows(sizes, 4, place(sizes, (2, 2)))
     same = QParams(0.03)  # whose multiples, divided by it again, are not all what they were
-    assert not multipliers(halves, same, same).any() and multipliers(halves, p, q).all()
-    assert not multipliers(windows(sizes, 4, place(sizes, (12, 12))), p, q).any()
+    assert fixed_means(halves, same, same)["halves"].all() and not fixed_means(halves, p, q)["halves"].any()
+    assert not fixed_means(windows(sizes, 4, place(sizes, (12, 12))), p, q)["bits"].any()
 
 
 def test_sums_beyond_int32_are_exact() -> None:

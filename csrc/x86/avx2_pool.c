@@ -1,26 +1,19 @@
 /* Maximum, average and sum over windows: up to 128 channels at a time, so that the loops cost little.
  *
- * Maximum: vpmaxub or vpmaxsb with memory, one instruction for 32 elements. Sum: the words of two channels, and their
- * high bytes by vpsrlw, are added up with vpaddw; 256 times the high bytes taken from the words leaves the sum of the
- * low bytes, all modulo 2^16. 3 instructions for 32 elements, 4 for int8, whose bytes vpxor moves to 0 .. 255. A sum of
- * 257 bytes still fits 16 bits, and is then added to one of 32 bits.
+ * Maximum: vpmaxub or vpmaxsb with memory, one instruction for 32 elements. Sums, 3 or 4 of them, and averages, 18 for
+ * 32, are described in avx2_average.h; a sum of more than 257 bytes is added up in 32 bits. Windows that overlap along
+ * a row share the sums of their columns (avx2_columns.h).
  *
- * Average: sums minus zero points, of up to 128 elements, fit 16 bits with their sign. Of every four channels one is
- * widened by vpmaddwd or vpsrad, converted, multiplied by what the caller has proved to give the integers of the
- * numerics (pyq/pool_windows.py), and rounded by vcvtps2dq; where there is no such number, scale, count and scale are
- * applied one after the other, which takes two divisions, or one where the count is a power of two: to divide the first
- * scale by that beforehand is exact. vpackssdw, vpaddsw, vpackuswb saturate, vpshufb restores the order: 30 instructions for
- * 32 averages.
- *
- * A window of 3 x 3 is 9 loads and 9 (maximum) or 57 (average) instructions for 32 channels.
+ * A window of 3 x 3 is 9 loads and 9 (maximum) or 45 (average) instructions for 32 channels, and 37 where columns are
+ * shared.
  */
 #include "../isa.h"
 #include "../pool.h"
 
 #if PYQ_HAVE_AVX2
-#include <float.h>
-#include <immintrin.h>
 #include <string.h>
+
+#include "avx2_columns.h"
 
 enum { MAX_VECTORS = 4 };
 
@@ -39,83 +32,39 @@ ALWAYS_INLINE TARGET_AVX2 void max_blocks(const pyq_window *w, int64_t channel, 
     UNROLL for (int i = 0; i < vectors; i++) _mm256_storeu_si256((__m256i *)out + i, most[i]);
 }
 
-/* 16-bit sums of 32 channels, by the place of their byte in a word. */
-typedef struct {
-    __m256i low, high;
-} sums_32;
-
-/* Adds pixels, which are `step` apart, to sums whose `low` are those of the whole words. */
+/* Adds pixels, which are `step` apart. */
 ALWAYS_INLINE TARGET_AVX2 void add_pixels(const uint8_t *x, int64_t pixels, int64_t step, const int is_signed,
                                           sums_32 *s, const int vectors) {
-    const __m256i top = _mm256_set1_epi8(-128);
     for (; pixels > 0; pixels--, x += step)
-        UNROLL for (int i = 0; i < vectors; i++) {
-            __m256i bytes = _mm256_loadu_si256((const __m256i *)x + i);
-            if (is_signed) bytes = _mm256_xor_si256(bytes, top);
-            s[i].low = _mm256_add_epi16(s[i].low, bytes);
-            s[i].high = _mm256_add_epi16(s[i].high, _mm256_srli_epi16(bytes, 8));
-        }
+        UNROLL for (int i = 0; i < vectors; i++) add_32(&s[i], x + 32 * i, is_signed);
 }
 
 ALWAYS_INLINE TARGET_AVX2 void clear(sums_32 *s, const int vectors) {
     UNROLL for (int i = 0; i < vectors; i++) s[i].low = s[i].high = _mm256_setzero_si256();
 }
 
-ALWAYS_INLINE TARGET_AVX2 __m256i low_sums(const sums_32 *s) {
-    return _mm256_sub_epi16(s->low, _mm256_slli_epi16(s->high, 8));
-}
-
-/* How the sums of a window become bytes. */
-typedef struct {
-    __m256i zero;               /* zero point times elements */
-    __m256 factor, count, step; /* the sums are multiplied by the first, and divided by the others where need be */
-    __m256 low, high;           /* bounds of the integers, minus their zero point */
-    __m256i raise, range, base; /* -low, high - low, and low + zero point */
-} averager;
-
-ALWAYS_INLINE TARGET_AVX2 __m256i rounded(__m256i sum, const averager *a, const int divisions) {
-    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), a->factor);
-    if (divisions == 2) y = _mm256_div_ps(y, a->count);
-    if (divisions) y = _mm256_min_ps(_mm256_max_ps(_mm256_div_ps(y, a->step), a->low), a->high);
-    return _mm256_cvtps_epi32(y);
-}
-
-ALWAYS_INLINE TARGET_AVX2 __m256i averages(const sums_32 *s, const averager *a, const int divisions) {
-    const __m256i low = _mm256_sub_epi16(low_sums(s), a->zero), high = _mm256_sub_epi16(s->high, a->zero);
-    const __m256i even = _mm256_set1_epi32(1); /* multiplies the first word of two by 1, the second by 0 */
-    const __m256i y0 = rounded(_mm256_madd_epi16(low, even), a, divisions);
-    const __m256i y1 = rounded(_mm256_madd_epi16(high, even), a, divisions);
-    const __m256i y2 = rounded(_mm256_srai_epi32(low, 16), a, divisions);
-    const __m256i y3 = rounded(_mm256_srai_epi32(high, 16), a, divisions);
-    const __m256i y01 = _mm256_adds_epi16(_mm256_packs_epi32(y0, y1), a->raise);
-    const __m256i y23 = _mm256_adds_epi16(_mm256_packs_epi32(y2, y3), a->raise);
-    const __m256i bytes = _mm256_min_epu8(_mm256_packus_epi16(y01, y23), a->range);
-    const __m256i order = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    return _mm256_add_epi8(_mm256_shuffle_epi8(bytes, order), a->base);
-}
-
 ALWAYS_INLINE TARGET_AVX2 void average_blocks(const pyq_window *w, int64_t channel, const averager *a,
-                                              const int is_signed, const int divisions, uint8_t *out,
+                                              const int is_signed, const averager_way way, uint8_t *out,
                                               const int vectors) {
     sums_32 s[MAX_VECTORS];
     clear(s, vectors);
     for (int64_t r = 0; r < w->row_count; r++)
         add_pixels(w->first + w->rows[r] + channel, w->columns, w->step, is_signed, s, vectors);
     UNROLL for (int i = 0; i < vectors; i++)
-        _mm256_storeu_si256((__m256i *)out + i, averages(&s[i], a, divisions));
+        _mm256_storeu_si256((__m256i *)out + i, averages(&s[i], a, way));
 }
 
 /* What a pixel's channels are reduced by: maximum when there is no averager. */
 typedef struct {
     const averager *averager;
-    int is_signed, divisions;
+    int is_signed;
+    averager_way way;
 } reduction;
 
 ALWAYS_INLINE TARGET_AVX2 void blocks(const pyq_window *w, int64_t channel, const reduction f, uint8_t *out,
                                       const int vectors) {
     if (f.averager)
-        average_blocks(w, channel, f.averager, f.is_signed, f.divisions, out, vectors);
+        average_blocks(w, channel, f.averager, f.is_signed, f.way, out, vectors);
     else
         max_blocks(w, channel, f.is_signed, out, vectors);
 }
@@ -157,40 +106,53 @@ TARGET_AVX2 void pyq_avx2_max_row(const pyq_pool_job *j, int64_t row, uint8_t *o
     j->pool->is_signed ? max_row(j, row, out, 1) : max_row(j, row, out, 0);
 }
 
-/* Returns the number of divisions that remain. */
-ALWAYS_INLINE TARGET_AVX2 int choose_factor(averager *a, float scale, float count, float multiplier) {
-    const int32_t n = (int32_t)count, normal = scale / count >= FLT_MIN && scale <= FLT_MAX / (255 * PYQ_POOL_SMALL);
-    const int divisible = (n & (n - 1)) == 0 && normal; /* no product is subnormal or infinite */
-    a->factor = _mm256_set1_ps(multiplier > 0 ? multiplier : divisible ? scale / count : scale);
-    return multiplier > 0 ? 0 : divisible ? 1 : 2;
+/* The windows from `column` on that have as many elements and the same count, evenly spaced. */
+static window_run find_run(const pyq_pool *p, const float *counts, int64_t column) {
+    const int64_t *firsts = p->firsts, *taps = p->taps;
+    window_run run = {1, column + 1 < p->columns ? firsts[column + 1] - firsts[column] : 0};
+    for (int64_t c = column + 1; c < p->columns; c++, run.count++)
+        if (taps[c] != taps[column] || counts[c] != counts[column] || firsts[c] - firsts[c - 1] != run.stride) break;
+    return run;
+}
+
+/* first: of a run of windows, which have at most PYQ_POOL_SMALL elements. */
+ALWAYS_INLINE TARGET_AVX2 void average_windows(const pyq_pool_job *j, const pyq_window *first, window_run run,
+                                               float count, const averager *a, const int is_signed,
+                                               const averager_way way, uint8_t *out) {
+    const pyq_pool p = *j->pool; /* a byte stored may alias it */
+    pyq_window w = *first;
+    if (overlapping(&p, &w, run)) {
+        average_run(&w, p.channels, run, a, is_signed, out);
+        return;
+    }
+    for (int64_t i = 0; i < run.count; i++, w.first += run.stride, out += p.channels)
+        if (direct(&p, &w))
+            pixel(&w, p.channels, (reduction){a, is_signed, way}, out);
+        else
+            pyq_average_pixel(j, &w, count, out);
 }
 
 ALWAYS_INLINE TARGET_AVX2 void average_row(const pyq_pool_job *j, int64_t row, uint8_t *out, const int is_signed) {
-    const pyq_pool p = *j->pool;
-    const float *counts = p.counts + row % p.rows * p.columns;
-    const float *multipliers = j->multipliers + row % p.rows * p.columns;
-    const int32_t low = (int32_t)j->to.low, zero_point = j->from->zero_point + (is_signed ? 128 : 0);
-    averager a = {.step = _mm256_set1_ps(j->to.scale),
-                  .low = _mm256_set1_ps(j->to.low),
-                  .high = _mm256_set1_ps(j->to.high),
-                  .raise = _mm256_set1_epi16((int16_t)-low),
-                  .range = _mm256_set1_epi8((char)((int32_t)j->to.high - low)),
-                  .base = _mm256_set1_epi8((char)(low + j->to.zero_point))};
-    pyq_window w = pyq_row_window(&p, row);
+    const pyq_pool *p = j->pool;
+    const float *counts = p->counts + row % p->rows * p->columns;
+    const pyq_fixed_mean *fixed = j->fixed + row % p->rows * p->columns;
+    pyq_window w = pyq_row_window(p, row);
     const uint8_t *image = w.first;
-    for (int64_t column = 0; column < p.columns; column++, out += p.channels) {
-        pyq_choose_column(&w, image, &p, column);
-        const int64_t elements = w.row_count * w.columns;
-        if (elements > PYQ_POOL_SMALL || !direct(&p, &w)) {
-            pyq_average_pixel(j, &w, counts[column], out);
+    window_run run;
+    for (int64_t column = 0; column < p->columns; column += run.count, out += run.count * p->channels) {
+        const float count = counts[column];
+        pyq_choose_column(&w, image, p, column);
+        run = find_run(p, counts, column);
+        if (w.row_count * w.columns > PYQ_POOL_SMALL) {
+            run.count = 1;
+            pyq_average_pixel(j, &w, count, out);
             continue;
         }
-        a.zero = _mm256_set1_epi16((int16_t)(zero_point * elements));
-        a.count = _mm256_set1_ps(counts[column]);
-        switch (choose_factor(&a, j->from->scale, counts[column], multipliers[column])) {
-        case 0: pixel(&w, p.channels, (reduction){&a, is_signed, 0}, out); break;
-        case 1: pixel(&w, p.channels, (reduction){&a, is_signed, 1}, out); break;
-        default: pixel(&w, p.channels, (reduction){&a, is_signed, 2}, out);
+        const averager a = load_averager(j, w.row_count * w.columns, count, &fixed[column]);
+        switch (a.way) {
+        case LINE: average_windows(j, &w, run, count, &a, is_signed, LINE, out); break;
+        case HALVES: average_windows(j, &w, run, count, &a, is_signed, HALVES, out); break;
+        default: average_windows(j, &w, run, count, &a, is_signed, DIVIDED, out);
         }
     }
 }
