@@ -116,7 +116,7 @@ TARGET_AVX2 static int32_t range_avx2(const float *x, int64_t n, float *low, flo
 #define range_avx2 range
 #define pyq_avx2_quantize quantize
 #define pyq_avx2_binary_lines binary_lines
-#define pyq_avx2_prepare_binary(arithmetic)
+#define pyq_avx2_prepare_binary(arithmetic) ((void)(arithmetic))
 #endif
 
 typedef struct {

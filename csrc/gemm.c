@@ -51,7 +51,7 @@ static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64
 
 /* Of int8 half a panel or more are two moves of constant length, which may overlap; a call would take longer. */
 static void copy_rows(const uint8_t *from, size_t pitch, int64_t rows, size_t bytes, uint8_t *to, size_t stride) {
-    const size_t rest = bytes - 8;
+    const size_t rest = bytes - 8; /* of less than 8 a large number */
     for (; rows > 0; rows--, from += pitch, to += stride)
         if (rest <= 8)
             memcpy(to, from, 8), memcpy(to + rest, from + rest, 8);

@@ -150,24 +150,23 @@ static void store_panel(const job *j, int64_t panel, const plan *p) {
 static void pack_panel(void *context, int64_t panel) {
     const job *j = context;
     if (j->costs[panel] <= j->most) return;
-    if (j->adds32) {
+    const int64_t column = panel * PYQ_NR, left = j->columns - column, n = left < PYQ_NR ? left : PYQ_NR;
+    const int words = j->most >= 0 && j->widened == PYQ_PAIRS16 && n > PYQ_NR / 2; /* narrow kernels take bytes */
+    if (j->adds32 || words) {
         store_panel(j, panel, NULL);
         return;
     }
     const size_t quads = (size_t)j->quads;
-    const int64_t column = panel * PYQ_NR, left = j->columns - column;
     item *items = malloc(quads * sizeof *items), **lists = malloc(5 * quads * sizeof *lists);
     plan p = {0};
     for (int i = 0; lists && i < 5; i++) p.of[PYQ_PAIRS8W + i].items = lists + (size_t)i * quads;
     /* Too wide for bytes, or no memory for the proof: what is left is PAIRS16. */
-    const int64_t n = left < PYQ_NR ? left : PYQ_NR;
     const int fits8 = items && lists && pyq_load_items(items, j->w + column, j->quads, j->columns, n);
     if (fits8 && j->most < 0)
         pyq_make_plan(&p, items, j->quads, j->bound);
     else if (fits8)
         pyq_widen_all(&p, items, j->quads);
-    const int words = j->most >= 0 && j->widened == PYQ_PAIRS16 && n > PYQ_NR / 2; /* narrow kernels take bytes */
-    store_panel(j, panel, fits8 && !words ? &p : NULL);
+    store_panel(j, panel, fits8 ? &p : NULL);
     free(items);
     free(lists);
 }

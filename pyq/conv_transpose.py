@@ -18,8 +18,8 @@ from pyq.products import (
     epilogue_of,
     in_layout,
     quantized,
-    surplus,
     unscaled,
+    unwanted_zero_point,
 )
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -94,7 +94,7 @@ def conv_transpose_integer(
     x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
     if isinstance(w, PackedTransposed):
         if w_zero_point is not None:
-            raise surplus("w_zero_point", w_zero_point)
+            raise unwanted_zero_point("w_zero_point", w_zero_point)
         weights: QTensor | PackedTransposed = w
     else:
         integers = check_bytes("w", w)

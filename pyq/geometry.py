@@ -61,11 +61,11 @@ def place(
     if auto_pad != "NOTSET" and pads is not None and any(pads):
         raise ValueError(f"pads: not allowed with auto_pad {auto_pad!r}, got {list(pads)}")
     margins = check_integers("pads", pads, 2 * rank, 0, 0) if auto_pad == "NOTSET" else None
-    return _placed(tuple(sizes), extents, steps, margins, gaps, auto_pad, bool(ceil_mode))
+    return _resolved(tuple(sizes), extents, steps, margins, gaps, auto_pad, bool(ceil_mode))
 
 
 @lru_cache(maxsize=1024)  # it takes as long as a small pool
-def _placed(
+def _resolved(
     sizes: tuple[int, ...],
     kernel: tuple[int, ...],
     strides: tuple[int, ...],

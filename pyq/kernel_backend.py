@@ -132,8 +132,8 @@ class KernelBackend(ABC):
         key = self, epilogue, x_zero_point, x.dtype
         product = w.kept.get(key) or w.keep(key, self._matrix_product(x, x_zero_point, w, epilogue))
         written = np.empty((len(x), w.columns), epilogue.dtype) if out is None else _destination(out)
-        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
-        return written if out is None else _result(written, out)
+        product(np.ascontiguousarray(x), w, written, _contiguous(residual))
+        return _result(written, out)
 
     def _matrix_product(self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue) -> Product:
         """Of rows taken as images of one pixel."""
@@ -154,8 +154,8 @@ class KernelBackend(ABC):
         key = self, epilogue, x_zero_point, x.dtype, x.shape[1:], geometry
         size, product = w.kept.get(key) or w.keep(key, self._convolution(x, x_zero_point, w, geometry, epilogue))
         written = np.empty((len(x), *size, w.columns), epilogue.dtype) if out is None else _destination(out)
-        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
-        return written if out is None else _result(written, out)
+        product(np.ascontiguousarray(x), w, written, _contiguous(residual))
+        return _result(written, out)
 
     def _convolution(
         self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, geometry: ConvGeometry, epilogue: Epilogue
@@ -184,7 +184,7 @@ class KernelBackend(ABC):
             columns = acc.shape[-1]
             prepared = self.prepare(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
             sums = np.ascontiguousarray(acc).reshape(-1, columns)
-            self.finish(sums, prepared, written, None if residual is None else np.ascontiguousarray(residual))
+            self.finish(sums, prepared, written, _contiguous(residual))
         return _result(written, out)
 
     def lookup(
@@ -270,6 +270,10 @@ class KernelBackend(ABC):
 def _destination(out: NDArray[Any]) -> NDArray[Any]:
     """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
     return out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
+
+
+def _contiguous(residual: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if residual is None else np.ascontiguousarray(residual)
 
 
 def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:

@@ -25,8 +25,8 @@ from pyq.products import (
     epilogue_of,
     in_layout,
     quantized,
-    surplus,
     unscaled,
+    unwanted_zero_point,
 )
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
@@ -114,7 +114,7 @@ def matmul_integer(
             shared, each = int(each), None
     if isinstance(b, PackedWeight):
         if b_zero_point is not None:
-            raise surplus("b_zero_point", b_zero_point)
+            raise unwanted_zero_point("b_zero_point", b_zero_point)
         acc = _product(rows, shared, b, ACCUMULATE)
         return acc if each is None else _less_rows(acc, each, b.colsum)
     columns, zeros = _columns(b, b_zero_point)
@@ -212,7 +212,7 @@ def conv_integer(
     x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
     if isinstance(w, PackedWeight):
         if w_zero_point is not None:
-            raise surplus("w_zero_point", w_zero_point)
+            raise unwanted_zero_point("w_zero_point", w_zero_point)
         filters: QTensor | PackedWeight = w
     else:
         weights = check_bytes("w", w)

@@ -89,7 +89,7 @@ def unscaled(integers: np.ndarray, zero_points: np.ndarray, axis: int) -> QTenso
     return QTensor(integers, np.ones(zero_points.shape, np.float32), zero_points, axis)
 
 
-def surplus(name: str, zero_point: npt.ArrayLike) -> ValueError:
+def unwanted_zero_point(name: str, zero_point: npt.ArrayLike) -> ValueError:
     """What to raise for a zero point beside packed weights."""
     return ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
 
