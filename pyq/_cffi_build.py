@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import numpy
 from cffi import FFI
 
 SOURCES = [
@@ -47,14 +47,15 @@ HEADER = Path(__file__).parents[1] / "csrc" / "pyq.h"
 
 ffi = FFI()
 ffi.cdef(HEADER.read_text().partition("#include <stdint.h>")[2].rpartition("#endif")[0])
+ffi.cdef("int32_t pyq_run_arrays(const pyq_call *, uintptr_t x, int64_t images, uintptr_t residual, uintptr_t out);")
 ffi.set_source(
     "pyq._core",
-    '#include "pyq.h"',
+    '#include "arrays.h"',
     sources=SOURCES,
-    include_dirs=["csrc"],
+    include_dirs=["csrc", numpy.get_include()],
     depends=[str(path) for path in sorted(Path("csrc").rglob("*.[hd]*"))],
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
     py_limited_api=True,
-    define_macros=[("Py_LIMITED_API", "0x03090000")] if sys.implementation.name == "cpython" else [],
+    define_macros=[("Py_LIMITED_API", "0x03090000")],
 )

@@ -190,12 +190,11 @@ def _pool(x: NDArray[Any], windows: Windows) -> Any:
 
 
 def _product(call: Struct) -> Product:
-    """Of a small product every look-up of a name counts: here all are local."""
-    run, from_buffer, none, fine = lib.pyq_run, ffi.from_buffer, ffi.NULL, lib.PYQ_OK
+    """Of a small product every look-up of a name counts: here all are local. For ``id`` see csrc/arrays.h."""
+    run, fine = lib.pyq_run_arrays, lib.PYQ_OK
 
     def product(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
-        addend = none if residual is None else from_buffer(residual)
-        result = run(call.c, from_buffer(x), len(x), addend, from_buffer(out))
+        result = run(call.c, id(x), len(x), 0 if residual is None else id(residual), id(out))
         if result != fine:
             _fail(result, x, w)
 

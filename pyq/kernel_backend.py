@@ -132,8 +132,8 @@ class KernelBackend(ABC):
         key = self, epilogue, x_zero_point, x.dtype
         product = w.kept.get(key) or w.keep(key, self._matrix_product(x, x_zero_point, w, epilogue))
         written = np.empty((len(x), w.columns), epilogue.dtype) if out is None else _destination(out)
-        product(np.ascontiguousarray(x), w, written, _contiguous(residual))
-        return _result(written, out)
+        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
+        return written if out is None else _result(written, out)
 
     def _matrix_product(self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue) -> Product:
         """Of rows taken as images of one pixel."""
@@ -151,20 +151,21 @@ class KernelBackend(ABC):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """See the protocol."""
-        key = self, epilogue, x_zero_point, x.dtype, x.shape[1:], geometry
-        size, product = w.kept.get(key) or w.keep(key, self._convolution(x, x_zero_point, w, geometry, epilogue))
-        written = np.empty((len(x), *size, w.columns), epilogue.dtype) if out is None else _destination(out)
-        product(np.ascontiguousarray(x), w, written, _contiguous(residual))
-        return _result(written, out)
+        key = self, epilogue, x_zero_point, x.dtype, x.shape, geometry
+        shape, product = w.kept.get(key) or w.keep(key, self._convolution(x, x_zero_point, w, geometry, epilogue))
+        written = np.empty(shape, epilogue.dtype) if out is None else _destination(out)
+        product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
+        return written if out is None else _result(written, out)
 
     def _convolution(
         self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, geometry: ConvGeometry, epilogue: Epilogue
     ) -> tuple[tuple[int, ...], Product]:
-        """The spatial size of the result, and what computes it."""
+        """The shape of the result, and what computes it."""
         place = lowering.place_conv(x.shape, w, geometry, x_zero_point + lowering.activation_shift(x.dtype, w.amax))
         taps = taps_for(w, geometry, epilogue)
         product = self.prepare_product(x, x_zero_point, w, place, epilogue, taps)
-        return geometry.output_size(x.shape[1:-1], w.shape[2:]), product
+        size = geometry.output_size(x.shape[1:-1], w.shape[2:])
+        return (len(x), *size, w.columns), product
 
     def epilogue_of(self, epilogue: Epilogue, w: PackedWeight, zero_point: int) -> Any:
         """``prepare`` for the products of ``w`` with activations whose zero point, shifted, is ``zero_point``."""
@@ -184,7 +185,7 @@ class KernelBackend(ABC):
             columns = acc.shape[-1]
             prepared = self.prepare(epilogue, lowering.lower_epilogue(epilogue, columns), columns)
             sums = np.ascontiguousarray(acc).reshape(-1, columns)
-            self.finish(sums, prepared, written, _contiguous(residual))
+            self.finish(sums, prepared, written, None if residual is None else np.ascontiguousarray(residual))
         return _result(written, out)
 
     def lookup(
@@ -270,10 +271,6 @@ class KernelBackend(ABC):
 def _destination(out: NDArray[Any]) -> NDArray[Any]:
     """Where the kernel writes: ``out`` when it is contiguous, else memory of its own."""
     return out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
-
-
-def _contiguous(residual: NDArray[Any] | None) -> NDArray[Any] | None:
-    return None if residual is None else np.ascontiguousarray(residual)
 
 
 def _result(written: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
