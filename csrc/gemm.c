@@ -92,13 +92,23 @@ static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
     }
 }
 
+/* Rows of the output to be written: their lines arrive while the kernels run, because a store would wait for memory. */
+typedef struct {
+    const uint8_t *at; /* the last byte of the first row, or NULL: of the two lines that 16 columns may lie in, the panel
+                        * before has written to the first */
+    size_t stride;
+} destination;
+
+/* Each kernel asks for the lines of its own rows only: those of all rows at once would wait for each other. */
 static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *const *rows, int64_t count, int32_t *tile,
-                        int32_t accumulate) {
+                        int32_t accumulate, destination out) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
     const pyq_kernel *k = pyq_select(s->layout, s->columns, count);
     for (int64_t i = 0; i < count; i += k->mr) {
         if (count - i < k->mr) k = pyq_select(s->layout, s->columns, count - i);
+        if (out.at)
+            for (int64_t r = 0; r < k->mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
         k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, accumulate);
     }
 }
@@ -113,15 +123,13 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
         const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
-        /* The lines to be written arrive while the kernels run: without this a store waits for memory. Of the two that
-         * 16 columns may lie in, the panel before has written to the first. */
-        for (int64_t r = 0; r < rows; r++) __builtin_prefetch(out + r * stride + last_byte, 1);
         const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
         if (residual)
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
-        for (const pyq_segment *s = first; s < end; s++) {
+        destination to = {out + last_byte, stride};
+        for (const pyq_segment *s = first; s < end; s++, to.at = NULL) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
-            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first);
+            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first, to);
         }
         if (first->columns == PYQ_NR)
             store(tile, rows, t->epilogue, first->column, residual, out, t->columns);
