@@ -168,6 +168,21 @@ int64_t pyq_pack(const int16_t *w, int64_t quads, int64_t columns, int64_t own_q
 int32_t pyq_pack_bytes(const uint8_t *b, int32_t is_signed, int64_t k, int64_t columns, const int32_t *zero_point,
                        uint8_t *data, int32_t *sums);
 
+/* product.c: products of matrices a[m][k] and b[k][n] of bytes. For those with matrix i of b, first[i] <= j <
+ * first[i + 1], a_index[j] and out_index[j] are the numbers of the other two. Returns PYQ_OK or PYQ_NO_MEMORY. */
+typedef struct {
+    const uint8_t *a, *b;
+    int64_t m, k, n, b_count;
+    const int64_t *first, *a_index, *out_index;
+    int32_t shift, zero;          /* as in pyq_call: zero is the shifted zero point of a */
+    int32_t b_is_signed, one_zero_point_row;
+    const int32_t *b_zero_points; /* [b_count or 1][n] */
+    const pyq_epilogue *epilogue; /* without a sum; for activations whose zero point is 0 */
+    uint8_t *out;
+} pyq_products;
+
+int32_t pyq_multiply(const pyq_products *products);
+
 /* elementwise.c */
 void pyq_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n);
 int32_t pyq_quantize(const float *x, uint8_t *out, int64_t n, float scale, int32_t zero_point, float low, float high);

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyq.backends import Epilogue
+from pyq.backends import Epilogue, Stacks
 from pyq.kernel_backend import KernelBackend, Product, Taps
 from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, activation_shift
-from pyq.packing import PackedWeight
+from pyq.packing import PackedWeight, pack
 from pyq.pool_windows import Windows
 from pyq.qparams import QParams
+from pyq.tensor import QTensor
 
 from . import elementwise, normalize, pool
 from . import epilogue as epilogue_kernels
@@ -63,6 +65,17 @@ class NumbaBackend(KernelBackend):
         if taps is None:
             return product(self.isa, x, w, place, zero, finish)
         return depthwise_layer(self.isa, x, w, place, zero, taps, finish)
+
+    def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
+        """Each matrix of `b` packed, for the products with it."""
+        a, zero_point, b, zeros, (first, left, right) = stacks
+        (_, m, _), (count, _, n) = a.shape, b.shape
+        out, scale = np.empty((len(right), m, n), epilogue.dtype), np.ones(n, np.float32)
+        for matrix, zero, (start, end) in zip(b, np.broadcast_to(zeros, (count, n)), pairwise(first), strict=True):
+            packed = pack(QTensor(matrix, scale, zero, axis=1), prove=False)
+            for index in range(start, end):
+                self.matmul(a[left[index]], zero_point, packed, epilogue, out[right[index]])
+        return out
 
     def finish(
         self, acc: NDArray[np.int32], prepared: tuple[Any, ...], out: NDArray[Any], residual: NDArray[Any] | None

@@ -18,6 +18,7 @@ SOURCES = [
     "csrc/normalize.c",
     "csrc/peak.c",
     "csrc/pool.c",
+    "csrc/product.c",
     "csrc/threads.c",
     "csrc/depthwise.c",
     "csrc/transpose.c",

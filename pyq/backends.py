@@ -118,6 +118,31 @@ class ConvGeometry(NamedTuple):
         return tuple((p - r) // s + 1 for p, r, s in zip(padded, reach, self.strides, strict=True))
 
 
+class Pairing(NamedTuple):
+    """Which matrices of two stacks are multiplied, sorted by those of the second: int64 arrays.
+
+    With matrix ``i`` of the second, for ``first[i] <= j < first[i + 1]``: number ``a[j]`` of the first stack, to number
+    ``out[j]`` of the results.
+    """
+
+    first: NDArray[np.int64]
+    a: NDArray[np.int64]
+    out: NDArray[np.int64]
+
+
+class Stacks(NamedTuple):
+    """Two stacks of matrices, uint8 or int8, to be multiplied in pairs."""
+
+    a: NDArray[Any]
+    """``[A, M, K]``"""
+    a_zero_point: int
+    b: NDArray[Any]
+    """``[B, K, N]``"""
+    b_zero_points: NDArray[np.int32]
+    """of each column, ``[B, N]``, or ``[1, N]`` for all matrices."""
+    pairing: Pairing
+
+
 class Backend(Protocol):
     """What :mod:`pyq.ops` and the ONNX session call. Images are channels last, matrices row-major.
 
@@ -137,6 +162,9 @@ class Backend(Protocol):
         residual: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """``[M, K] x [K, N]`` to ``[M, N]``."""
+
+    def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
+        """The product of each pair, ``[P, M, N]``."""
 
     def conv(
         self,

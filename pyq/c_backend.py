@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyq._core import ffi, lib
-from pyq.backends import Epilogue
+from pyq.backends import Epilogue, Stacks
 from pyq.kernel_backend import KernelBackend, Product, Taps
-from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, above_amax, activation_shift, reads_exactly
+from pyq.lowering import (
+    BinaryLines,
+    ConvPlace,
+    LoweredEpilogue,
+    above_amax,
+    activation_shift,
+    lower_epilogue,
+    reads_exactly,
+)
 from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows, fixed_means
 from pyq.qparams import QParams
@@ -69,6 +77,24 @@ class CBackend(KernelBackend):
         counts = (shift, zero, w.amax, windowed or reads_exactly(w, channels), w.kernel_shape[2] if windowed else 0)
         call = ffi.new("pyq_call *", (weights.c, finish.c, w.columns, *images, *counts, _pointer("int16_t[]", taps)))
         return _product(Struct(call, (weights, finish, taps)))
+
+    def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
+        """``pyq_multiply``."""
+        a, b, zeros = np.ascontiguousarray(stacks.a), np.ascontiguousarray(stacks.b), stacks.b_zero_points
+        (_, m, k), (count, _, n) = a.shape, b.shape
+        out = np.empty((len(stacks.pairing.out), m, n), epilogue.dtype)
+        shift, finish = activation_shift(a.dtype, 255), self._finish_of(epilogue, n)
+        bytes_of, indices_of = partial(ffi.from_buffer, "uint8_t[]"), partial(ffi.from_buffer, "int64_t[]")
+        kinds = shift, stacks.a_zero_point + shift, b.dtype == np.int8, len(zeros) == 1
+        sizes, pairs = (m, k, n, count), map(indices_of, stacks.pairing)
+        fields = bytes_of(a), bytes_of(b), *sizes, *pairs, *kinds, ffi.from_buffer("int32_t[]", zeros)
+        if lib.pyq_multiply(ffi.new("pyq_products *", (*fields, finish.c, bytes_of(out)))) != lib.PYQ_OK:
+            raise MemoryError(f"a, b: no memory for copies of {a.nbytes} and {b.nbytes} bytes")
+        return out
+
+    @lru_cache(maxsize=64)  # noqa: B019 (there is one backend of a kind)
+    def _finish_of(self, epilogue: Epilogue, columns: int) -> Struct:
+        return self.prepare(epilogue, lower_epilogue(epilogue, columns), columns)
 
     def finish(
         self, acc: NDArray[np.int32], prepared: Struct, out: NDArray[Any], residual: NDArray[Any] | None
@@ -194,15 +220,15 @@ def _product(call: Struct) -> Product:
     run, fine = lib.pyq_run_arrays, lib.PYQ_OK
 
     def product(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
-        result = run(call.c, id(x), len(x), 0 if residual is None else id(residual), id(out))
-        if result != fine:
-            _fail(result, x, w)
+        status = run(call.c, id(x), len(x), 0 if residual is None else id(residual), id(out))
+        if status != fine:
+            _fail(status, x, w)
 
     return product
 
 
-def _fail(result: int, x: NDArray[Any], w: PackedWeight) -> NoReturn:
-    if result == lib.PYQ_ABOVE_AMAX:
+def _fail(status: int, x: NDArray[Any], w: PackedWeight) -> NoReturn:
+    if status == lib.PYQ_ABOVE_AMAX:
         raise above_amax(x, w)
     raise MemoryError(f"x: no memory for a copy of {x.nbytes} bytes")
 

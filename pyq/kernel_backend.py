@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyq import lowering, reference_pool
-from pyq.backends import ConvGeometry, Epilogue
+from pyq.backends import ConvGeometry, Epilogue, Stacks
 from pyq.geometry import Placement
 from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, Walk
 from pyq.packing import PackedWeight
@@ -134,6 +134,10 @@ class KernelBackend(ABC):
         written = np.empty((len(x), w.columns), epilogue.dtype) if out is None else _destination(out)
         product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
         return written if out is None else _result(written, out)
+
+    @abstractmethod
+    def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
+        """See the protocol."""
 
     def _matrix_product(self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue) -> Product:
         """Of rows taken as images of one pixel."""

@@ -6,9 +6,8 @@ and a `PackedWeight`), and given to the current backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +23,14 @@ from pyq.products import (
     check_zero_points,
     epilogue_of,
     in_layout,
+    make_epilogue,
     quantized,
     unscaled,
     unwanted_zero_point,
 )
 from pyq.qparams import QParams
 from pyq.tensor import QTensor
-
-Batch: TypeAlias = tuple[int, ...]
+from pyq.unpacked import multiply, wrong_shapes
 
 
 def matmul(
@@ -62,13 +61,12 @@ def matmul(
         return quantized(_product(x.data, zero_point, w, epilogue_of(x, w, bias, out, activation)), out)
     if not isinstance(w, QTensor):
         raise TypeError(f"w: expected a QTensor or a PackedWeight, got {type(w).__name__}")
-    if w.ndim < 2 or (w.ndim > 2 and w.axis is not None):
-        raise ValueError(f"w: expected [K, N], or [..., K, N] with one scale, got {w.shape}, axis {w.axis}")
-
-    def product(rows: np.ndarray, packed: PackedWeight) -> np.ndarray:
-        return _product(rows, zero_point, packed, epilogue_of(x, packed, bias, out, activation))
-
-    return quantized(_batched(x.data, w.shape, lambda index: pack(w[index], prove=False), product), out)
+    if w.ndim < 2 or w.axis not in ((None, 1) if w.ndim == 2 else (None,)):
+        expected = "[K, N] with one scale or axis 1, or [..., K, N] with one scale"
+        raise ValueError(f"w: expected {expected}, got {w.shape}, axis {w.axis}")
+    check_bytes("w", w.data)
+    epilogue = make_epilogue(x.scale, w.scale, w.shape[-1], bias, out, activation)
+    return quantized(multiply(x.data, zero_point, w.data, w.zero_point, epilogue), out)
 
 
 def linear(
@@ -118,7 +116,7 @@ def matmul_integer(
         acc = _product(rows, shared, b, ACCUMULATE)
         return acc if each is None else _less_rows(acc, each, b.colsum)
     columns, zeros = _columns(b, b_zero_point)
-    acc = _raw_product(rows, shared, columns, zeros)
+    acc = multiply(rows, shared, columns, zeros, ACCUMULATE)
     if each is None:
         return acc
     return _less_rows(acc, each, (columns - zeros.astype(np.int64)).sum(axis=-2, keepdims=True))
@@ -137,16 +135,6 @@ def _columns(b: npt.ArrayLike, zero_point: npt.ArrayLike | None) -> tuple[np.nda
     shape = (*columns.shape[:-2], 1, columns.shape[-1])
     zeros = check_zero_points("b_zero_point", zero_point, columns.dtype, shape, -1)
     return columns, zeros if zeros.ndim == 0 else np.broadcast_to(zeros, shape)
-
-
-def _raw_product(a: np.ndarray, zero_point: int, b: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    """`(a - zero_point) @ (b - zeros)` of matrices that are packed for this once."""
-
-    def packed_at(index: Batch) -> PackedWeight:
-        matrix = QTensor(b[index], 1, zeros) if zeros.ndim == 0 else unscaled(b[index], zeros[index].ravel(), 1)
-        return pack(matrix, prove=False)
-
-    return _batched(a, b.shape, packed_at, lambda part, packed: _product(part, zero_point, packed, ACCUMULATE))
 
 
 def conv(
@@ -231,39 +219,9 @@ def _product(a: np.ndarray, zero_point: int, w: PackedWeight, epilogue: Epilogue
     if len(shape) == 2 and shape[1] == w.shape[0]:
         return backend.matmul(a, zero_point, w, epilogue)
     if shape[-1:] != w.shape[:1]:
-        raise _wrong_shapes(shape, w.shape)
+        raise wrong_shapes(shape, w.shape)
     rows = a.reshape(-1, w.shape[0])
     return backend.matmul(rows, zero_point, w, epilogue).reshape(*shape[:-1], w.columns)
-
-
-def _wrong_shapes(a: Batch, b: Batch) -> ValueError:
-    return ValueError(f"shapes: expected [..., M, K] and [..., K, N] of the same K, got {a} and {b}")
-
-
-def _batched(
-    a: np.ndarray,
-    b_shape: tuple[int, ...],
-    b_at: Callable[[Batch], PackedWeight],
-    product: Callable[[np.ndarray, PackedWeight], np.ndarray],
-) -> np.ndarray:
-    """`a @ b` as `numpy.matmul` has it, where `b_at(index)` is the matrix of `b` at an index of its batch."""
-    if len(b_shape) < 2 or a.shape[-1:] != b_shape[-2:-1]:
-        raise _wrong_shapes(a.shape, b_shape)
-    *batch, _, columns = b_shape
-    if not batch:
-        return product(a, b_at(()))
-    matrices = a if a.ndim > 1 else a[None]
-    try:
-        whole = np.broadcast_shapes(matrices.shape[:-2], tuple(batch))
-    except ValueError:
-        whole = (0,)
-    if 0 in whole:
-        raise ValueError(f"shapes: expected batches that broadcast, not empty, got {a.shape} and {b_shape}")
-    packed = [b_at(index) for index in np.ndindex(*batch)]
-    owners = np.broadcast_to(np.arange(len(packed)).reshape(batch), whole)
-    stack = np.broadcast_to(matrices, (*whole, *matrices.shape[-2:])).reshape(-1, *matrices.shape[-2:])
-    parts = [product(rows, packed[owner]) for rows, owner in zip(stack, owners.ravel(), strict=True)]
-    return np.stack(parts).reshape(*whole, *a.shape[-2:-1], columns)
 
 
 def _placed(

@@ -35,22 +35,29 @@ def epilogue_of(
     reals = None if bias is None else as_float32("bias", bias)
     params = None if out is None else check_params("out", out).identity
     key = "epilogue", x.params.identity, params, bounds, None if reals is None else (reals.shape, reals.tobytes())
-    return w.kept.get(key) or w.keep(key, _make_epilogue(x.scale, w, reals, out, bounds))
+    return w.kept.get(key) or w.keep(key, make_epilogue(x.scale, w.scale, w.columns, bias, out, activation))
 
 
-def _make_epilogue(
+def make_epilogue(
     x_scale: np.ndarray,
-    w: PackedWeight | PackedTransposed,
-    bias: np.ndarray | None,
+    w_scale: np.ndarray,
+    columns: int,
+    bias: npt.ArrayLike | None,
     out: QParams | None,
-    bounds: tuple[float | None, float | None],
+    activation: Activation,
 ) -> Epilogue:
-    if bias is not None and (bias.shape != (w.columns,) or not np.isfinite(bias).all()):
-        raise ValueError(f"bias: expected {w.columns} finite numbers, got {bias!r}")
+    """As `epilogue_of`, for weights that keep nothing."""
+    bounds = _bounds(activation)
+    if bias is not None:
+        bias = as_float32("bias", bias)
+        if bias.shape != (columns,) or not np.isfinite(bias).all():
+            raise ValueError(f"bias: expected {columns} finite numbers, got {bias!r}")
+    if out is not None:
+        check_params("out", out)
     with np.errstate(over="ignore", under="ignore"):
-        scale = np.asarray(x_scale * w.scale)
+        scale = np.asarray(x_scale * w_scale)
         if not (np.isfinite(scale) & (scale > 0)).all():
-            raise ValueError(f"x, w: expected scales with a float32 product, got {x_scale!r}, {w.scale!r}")
+            raise ValueError(f"x, w: expected scales with a float32 product, got {x_scale!r}, {w_scale!r}")
         if out is not None and not np.isfinite(scale / out.scale).all():
             raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
     if out is None:
@@ -61,7 +68,7 @@ def _make_epilogue(
         steps = quantize_array(bias, QParams(np.broadcast_to(scale, bias.shape), 0, "int32", axis=0))
     # Quantization is monotonic: bounds on the reals become bounds on the integers.
     low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in bounds)
-    return requantize_epilogue(x_scale, w.scale, out, steps, low, high)
+    return requantize_epilogue(x_scale, w_scale, out, steps, low, high)
 
 
 def _bounds(activation: Activation) -> tuple[float | None, float | None]:

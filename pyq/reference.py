@@ -20,7 +20,7 @@ from pyq.geometry import Placement
 from pyq.qparams import QParams, dequantize_array, quantize_array
 
 if TYPE_CHECKING:
-    from pyq.backends import ConvGeometry, Epilogue, Residual
+    from pyq.backends import ConvGeometry, Epilogue, Residual, Stacks
     from pyq.packing import PackedWeight
 
 _ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
@@ -166,6 +166,15 @@ class ReferenceBackend:
         _check_amax(x, w.amax)
         acc = matmul_integer(x, w.unpack(), x_zero_point, w.zero_point)
         return _stored(requantize(acc, epilogue, residual), out)
+
+    def multiply(self, stacks: Stacks, epilogue: Epilogue) -> np.ndarray:
+        """The product of each pair of matrices through the epilogue, [P, M, N]."""
+        a, a_zero_point, b, b_zero_points, (first, left, right) = stacks
+        owners = np.repeat(np.arange(len(b)), np.diff(first))
+        zeros = np.broadcast_to(b_zero_points, (len(b), b.shape[2]))[owners, None]
+        acc = np.empty((len(owners), a.shape[1], b.shape[2]), np.int32)
+        acc[right] = matmul_integer(a[left], b[owners], a_zero_point, zeros)
+        return requantize(acc, epilogue)
 
     def conv(
         self,

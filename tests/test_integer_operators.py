@@ -146,11 +146,24 @@ def test_qlinear_matmul_with_parameters_at_run_time(a_type: str, b_type: str, b_
     acc = (a.astype(np.int64) - za) @ (b.astype(np.int64) - zb)
     limits = np.iinfo(a_type)
     wanted = np.clip(np.rint(acc.astype(np.float32) * (sa * sb / sy)) + zy, limits.min, limits.max)
-    for fed in ({0}, set(range(8))):
+    for fed in ({0}, {0, 3}, set(range(8))):
         [y] = run("QLinearMatMul", inputs, fed, [wanted.astype(a_type)])
         assert y.dtype == a_type
         assert len(np.unique(y)) > 20
         np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("fed", [{0, 3}, set(range(8))])
+def test_qlinear_matmul_with_a_vector(fed: set[int]) -> None:
+    rng = np.random.default_rng(9)
+    a, b = full_range(rng, (8, 33), "uint8"), full_range(rng, (33,), "int8")
+    scales, zero = (np.float32(0.01), np.float32(0.02), np.float32(0.7)), (np.uint8(99), np.int8(-3), np.uint8(77))
+    inputs = [a, scales[0], zero[0], b, scales[1], zero[1], scales[2], zero[2]]
+    acc = (a.astype(np.int64) - 99) @ (b.astype(np.int64) + 3)
+    wanted = np.clip(np.rint(acc.astype(np.float32) * (scales[0] * scales[1] / scales[2])) + 77, 0, 255)
+    [y] = run("QLinearMatMul", inputs, fed, [wanted.astype(np.uint8)])
+    assert len(np.unique(y)) > 4
+    np.testing.assert_array_equal(y, wanted)
 
 
 @pytest.mark.parametrize("fed", [{0}, {0, 1, 2}])

@@ -213,7 +213,7 @@ TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
         (lambda: matmul(X, W[0]), ValueError, r"w: expected \[K, N\]"),
         (lambda: matmul(X, FILTERS), ValueError, "w: expected weights packed for a matrix product"),
         (lambda: matmul_integer(X.data, FILTERS), ValueError, "w: expected weights packed for a matrix product"),
-        (lambda: matmul(X, QTensor(np.ones((3, 4), np.int32), 1.0)), TypeError, "int8 or uint8"),
+        (lambda: matmul(X, QTensor(np.ones((3, 4), np.int32), 1.0)), TypeError, "w: expected .*uint8 or int8"),
         (lambda: matmul(X, W, bias=[1.0, 2.0]), ValueError, "bias: expected 4 finite numbers"),
         (lambda: matmul(X, W, bias=[1.0, 2.0, 3.0, np.nan]), ValueError, "bias: expected 4 finite numbers"),
         (lambda: matmul(X, W, bias=["a"] * 4), TypeError, "bias: expected real numbers"),

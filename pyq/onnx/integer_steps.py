@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 
 from pyq import ops
 from pyq.backends import current_backend, requantize_epilogue
-from pyq.checks import BYTES
+from pyq.checks import BYTES, check_bytes
 from pyq.onnx.float_ops import FloatStep
 from pyq.onnx.matching import linear_params, output_zero_point
 from pyq.onnx.step import Buffers, Step
 from pyq.onnx.steps import DOMAIN, STEPS, ConvStep, Int8Step, MatMulStep, product_attributes, take_like
 from pyq.packing import PackedWeight, pack
+from pyq.products import check_zero_points
 from pyq.qparams import QParams, choose_qparams
 from pyq.quantization.graph import Graph, Node
 from pyq.tensor import QTensor
+from pyq.unpacked import multiply
 
 Array = NDArray[Any]
 Operands = list[Any]
@@ -166,20 +168,24 @@ def qlinear_matmul(node: Node, operands: Operands) -> Work | None:
     """Matrix product between integers; a constant matrix is packed once."""
     a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point = padded(operands, 8)
     x, out = tensor_params(a_scale, a_zero_point), tensor_params(y_scale, y_zero_point)
-    if x is None or out is None or b is None or b_scale is None or b_scale.dtype != np.float32:
+    if x is None or out is None or b_scale is None or b_zero_point is None or b_scale.dtype != np.float32:
         return None
-    weight = weight_tensor(b, b_scale, b_zero_point, 1) if b.ndim == 2 else None
+    weight = weight_tensor(b, b_scale, b_zero_point, 1) if b is not None and b.ndim == 2 else None
     if weight is not None and a is None:  # a constant, not just known by now
         attributes = product_attributes(x, weight, None, out)
         step = MatMulStep(Node("MatMul", node.inputs[:1], node.outputs, attributes, node.name), {})
         return lambda operands, buffers: step.run(operands[:1], buffers)
-    if b.ndim < 2 or b_scale.size not in (1, b.shape[-1]):
+    if max(b_scale.size, b_zero_point.size) > 1 and (b is None or b.ndim < 2 or b_scale.size not in (1, b.shape[-1])):
         return None
-    epilogue = requantize_epilogue(x.scale, b_scale.reshape(-1), out)
+    epilogue, zero_point = requantize_epilogue(x.scale, b_scale.reshape(-1), out), int(x.zero_point)
 
     def work(operands: Operands, buffers: Buffers) -> list[Array]:
-        acc = ops.matmul_integer(operands[0], b, x.zero_point, b_zero_point)
-        return [current_backend().requantize(acc, epilogue, buffers.take(acc.shape, out.dtype))]
+        a, b = operands[0], check_bytes("b", operands[3])
+        columns = b if b.ndim > 1 else b[:, None]
+        shape = (*columns.shape[:-2], 1, columns.shape[-1])
+        zeros = check_zero_points("b_zero_point", b_zero_point, b.dtype, shape, -1)
+        y = multiply(a, zero_point, columns, zeros, epilogue)
+        return [y if b.ndim > 1 else y[..., 0]]
 
     return work
 
