@@ -13,6 +13,7 @@ enum {
     TILE_ROWS = 48,          /* at most, of which the epilogue is run at once */
     TILE_BYTES = 6 << 10,    /* of activations of a tile, that with weights they fit the first-level cache */
     ROW_BLOCK = 4 * TILE_ROWS, /* at most */
+    CACHE_WAYS = 8,          /* of the first level */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
     TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
@@ -167,6 +168,13 @@ static int64_t choose_group(const pyq_weights *w) {
     return pyq_select(w->segments->layout, PYQ_NR, PYQ_MAX_MR)->mr == 8 ? 16 : 12;
 }
 
+/* Rows `stride` bytes apart of which a first-level cache of CACHE_WAYS times 4096 bytes keeps the lines that one panel
+ * writes, from a kernel to the epilogue: with a multiple of 4096 between them all lie in one set. */
+static int64_t rows_kept(int64_t stride) {
+    const int64_t power = stride & -stride;
+    return power < 4096 ? CACHE_WAYS * (4096 / power) : CACHE_WAYS;
+}
+
 /* Whole groups of rows of which `bytes` are read each: as many as fit `room`, at least one group, at most `most` rows. */
 static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most, int64_t group) {
     const int64_t groups = room / (bytes * group + 1);
@@ -182,7 +190,10 @@ static int64_t choose_rows(nest *t) {
     const int width = (rows->bytes != NULL) + 2 * (rows->words != NULL);
     int64_t steps = 0;
     for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
+    const int64_t kept = rows_kept(t->columns * t->element_size);
     t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, TILE_ROWS, t->group);
+    const int64_t unit = t->group == 16 ? 8 : t->group; /* kernels of 8 rows, or of 4 and 6 */
+    if (kept < t->tile_rows) t->tile_rows = kept > unit ? kept / unit * unit : unit;
     return rows_that_fit(BLOCK_BYTES, width * (4 * steps < added ? 4 * steps : added), ROW_BLOCK, t->group);
 }
 
