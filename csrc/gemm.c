@@ -50,14 +50,19 @@ static void row_starts(const pyq_rows *rows, int64_t first, int64_t count, int64
     }
 }
 
-/* Of int8 half a panel or more are two moves of constant length, which may overlap; a call would take longer. */
+/* Moves of constant length, the last of which may overlap the one before; a call for each row would take longer. */
 static void copy_rows(const uint8_t *from, size_t pitch, int64_t rows, size_t bytes, uint8_t *to, size_t stride) {
-    const size_t rest = bytes - 8; /* of less than 8 a large number */
     for (; rows > 0; rows--, from += pitch, to += stride)
-        if (rest <= 8)
-            memcpy(to, from, 8), memcpy(to + rest, from + rest, 8);
-        else
+        if (bytes > 16) {
+            for (size_t i = 0; i < bytes - 16; i += 16) memcpy(to + i, from + i, 16);
+            memcpy(to + bytes - 16, from + bytes - 16, 16);
+        } else if (bytes > 8) {
+            memcpy(to, from, 8), memcpy(to + bytes - 8, from + bytes - 8, 8);
+        } else if (bytes >= 4) {
+            memcpy(to, from, 4), memcpy(to + bytes - 4, from + bytes - 4, 4);
+        } else {
             memcpy(to, from, bytes);
+        }
 }
 
 /* The last columns of a matrix do not fill a panel: run the epilogue on copies that do, and keep what exists. */
