@@ -15,6 +15,7 @@ enum {
     ROW_BLOCK = 4 * TILE_ROWS, /* at most */
     CACHE_WAYS = 8,          /* of the first level */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
+    NEAR_BYTES = 512 << 10,  /* of weights: as many stay in a second-level cache from call to call */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
     TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
 };
@@ -26,6 +27,7 @@ typedef struct {
     const uint8_t *residual; /* or NULL */
     uint8_t *out;
     int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task;
+    int32_t first_tile; /* what kernels are told for the first rows of a block: PYQ_FETCH_AHEAD, or nothing */
     int element_size;
 } nest;
 
@@ -107,7 +109,7 @@ typedef struct {
 
 /* Each kernel asks for the lines of its own rows only: those of all rows at once would wait for each other. */
 static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *const *rows, int64_t count, int32_t *tile,
-                        int32_t accumulate, destination out) {
+                        int32_t how, destination out) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
     const pyq_kernel *k = pyq_select(s->layout, s->columns, count);
@@ -115,7 +117,8 @@ static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *cons
         if (count - i < k->mr) k = pyq_select(s->layout, s->columns, count - i);
         if (out.at)
             for (int64_t r = 0; r < k->mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
-        k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, accumulate);
+        k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, how);
+        how &= ~PYQ_FETCH_AHEAD; /* now they are near */
     }
 }
 
@@ -135,7 +138,8 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
         destination to = {out + last_byte, stride};
         for (const pyq_segment *s = first; s < end; s++, to.at = NULL) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
-            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, s != first, to);
+            const int32_t how = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0);
+            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, how, to);
         }
         if (first->columns == PYQ_NR)
             store(tile, rows, t->epilogue, first->column, residual, out, t->columns);
@@ -212,11 +216,12 @@ static void choose_tasks(nest *t) {
     t->row_blocks = (t->row_count + most - 1) / most;
     t->rows_per_task = (groups + t->row_blocks - 1) / t->row_blocks * t->group;
     t->segments_per_task = w->segment_count;
+    const pyq_segment *end = &w->segments[w->segment_count - 1];
+    const int64_t weights = end->data + (int64_t)end->steps * 4 * PYQ_NR, rows = t->row_count / t->row_blocks;
+    t->first_tile = weights > NEAR_BYTES ? PYQ_FETCH_AHEAD : 0;
     if (threads == 1) return;
     const int64_t wanted = TASKS_PER_THREAD * threads, share = w->segment_count * t->row_blocks / wanted;
     if (share >= w->segment_count) return;
-    const pyq_segment *end = &w->segments[w->segment_count - 1];
-    const int64_t weights = end->data + (int64_t)end->steps * 4 * PYQ_NR, rows = t->row_count / t->row_blocks;
     const int64_t least = TASK_PRODUCTS / (weights / w->segment_count * rows + 1) + 1;
     t->segments_per_task = share > least ? share : least;
     if (t->segments_per_task > w->segment_count) t->segments_per_task = w->segment_count;

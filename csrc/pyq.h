@@ -7,7 +7,7 @@
  *     TAPS16        tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
- * in int32 that wraps modulo 2^32; with `accumulate`, it adds to the tile instead. Kernels for narrow panels leave the
+ * in int32 that wraps modulo 2^32; with PYQ_ADD_TO_TILE, it adds to the tile instead. Kernels for narrow panels leave the
  * second half of the columns alone. Rows are bytes, but for PAIRS16 and
  * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
  * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
@@ -86,9 +86,12 @@ typedef struct {
     const pyq_sum *sum;      /* quantized output only, or NULL: there is no residual */
 } pyq_epilogue;
 
+/* What a microkernel is told. PYQ_FETCH_AHEAD: that its weights are not in a near cache, so that it may ask for them ahead. */
+enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2 };
+
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
-                            int64_t steps, int32_t accumulate);
+                            int64_t steps, int32_t how);
 /* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements.
  * `residual` is read if e->sum is there: bytes that lie as those of `out`, or `out` itself, each read before it is
  * written. */

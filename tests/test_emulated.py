@@ -18,7 +18,7 @@ from guarded import guarded
 from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run
 
 import pyq
-from pyq._core import ffi
+from pyq._core import ffi, lib
 from pyq.backends import ISA_NAMES, Epilogue
 from pyq.config import Kernel
 
@@ -48,11 +48,12 @@ def tile_of(
     """What the kernel computes on that CPU; see `run` of test_kernels.py."""
 
     def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+        how = accumulate * lib.PYQ_ADD_TO_TILE + lib.PYQ_FETCH_AHEAD
         tile, base, offsets, weights = buffers
         function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].gemm))
         rows = guarded((base.ctypes.data + case.rows * base.itemsize).astype(np.uint64), edge)
         steps = len(case.offsets)
-        cpu.call(function, tile, rows, offsets, weights, steps, int(accumulate), reached=(base,), xcr0=xcr0)
+        cpu.call(function, tile, rows, offsets, weights, steps, how, reached=(base,), xcr0=xcr0)
 
     return run(kernel, case, edge, short, before, call)
 

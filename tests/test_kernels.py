@@ -90,14 +90,19 @@ def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -
     """Call the C kernel; buffers: tile, base, offsets, weights. Rows and the number of steps are the case's."""
     tile, base, offsets, weights = buffers
     starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
-    C_ROWS[kernel.name].gemm(
-        ffi.cast("int32_t *", tile.ctypes.data),
-        ffi.new("uint8_t *[]", starts),
-        ffi.cast("int32_t *", offsets.ctypes.data),
-        ffi.cast("void *", weights.ctypes.data),
-        len(case.offsets),
-        accumulate,
-    )
+    before, results = tile.copy(), []
+    for ahead in (lib.PYQ_FETCH_AHEAD, 0):  # which reads nothing more, and changes no result
+        tile[...] = before
+        C_ROWS[kernel.name].gemm(
+            ffi.cast("int32_t *", tile.ctypes.data),
+            ffi.new("uint8_t *[]", starts),
+            ffi.cast("int32_t *", offsets.ctypes.data),
+            ffi.cast("void *", weights.ctypes.data),
+            len(case.offsets),
+            accumulate * lib.PYQ_ADD_TO_TILE + ahead,
+        )
+        results.append(tile.copy())
+    np.testing.assert_array_equal(*results)
 
 
 def run(

@@ -49,8 +49,8 @@ ALWAYS_INLINE void taps16(uint32_t *tile, const uint8_t *const *rows, const int3
 /* `loop` is what computes a layout: without 16-bit sums, those of quads differ only in what was proved about them. */
 #define DEFINE(layout, mr, loop, weight)                                                                        \
     void pyq_scalar_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets,     \
-                                         const void *w, int64_t steps, int32_t accumulate) {                    \
-        if (!accumulate) memset(tile, 0, sizeof *tile * mr * PYQ_NR);                                           \
+                                         const void *w, int64_t steps, int32_t how) {                           \
+        if (!(how & PYQ_ADD_TO_TILE)) memset(tile, 0, sizeof *tile * mr * PYQ_NR);                                      \
         loop((uint32_t *)tile, rows, offsets, (const weight *)w, steps, mr);                                    \
     }
 DEFINE(pairs16, 1, pairs16, int16_t)

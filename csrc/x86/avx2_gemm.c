@@ -27,6 +27,8 @@
 #include <immintrin.h>
 #include <string.h>
 
+enum { AHEAD = 3072 }; /* bytes */
+
 /* vpbroadcastd from memory: costs a load port, no shuffle. */
 ALWAYS_INLINE TARGET_AVX2 __m256i broadcast_quad(const uint8_t *address) {
     int32_t quad;
@@ -36,11 +38,18 @@ ALWAYS_INLINE TARGET_AVX2 __m256i broadcast_quad(const uint8_t *address) {
 
 ALWAYS_INLINE TARGET_AVX2 __m256i load(const void *address) { return _mm256_loadu_si256((const __m256i *)address); }
 
-ALWAYS_INLINE TARGET_AVX2 void begin(__m256i (*acc)[2], const int32_t *tile, const int mr, int32_t accumulate) {
-    if (accumulate)
+ALWAYS_INLINE TARGET_AVX2 void begin(__m256i (*acc)[2], const int32_t *tile, const int mr, int32_t how) {
+    if (how & PYQ_ADD_TO_TILE)
         UNROLL for (int r = 0; r < mr; r++) acc[r][0] = load(tile + r * PYQ_NR), acc[r][1] = load(tile + r * PYQ_NR + 8);
     else
         UNROLL for (int r = 0; r < mr; r++) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+}
+
+/* Ask for the lines of weights that are used AHEAD bytes later. Rows take so long that too few steps are under way to
+ * keep memory busy; the loads of one row run ahead far enough by themselves, and are faster alone. */
+ALWAYS_INLINE TARGET_AVX2 void fetch(const void *w, const int lines, int32_t how, const int mr) {
+    if (mr > 1 && how & PYQ_FETCH_AHEAD)
+        UNROLL for (int i = 0; i < lines; i++) _mm_prefetch((const char *)w + AHEAD + 64 * i, _MM_HINT_T0);
 }
 
 ALWAYS_INLINE TARGET_AVX2 void store_tile(int32_t *tile, __m256i (*acc)[2], const int mr) {
@@ -67,9 +76,10 @@ ALWAYS_INLINE TARGET_AVX2 void multiply_add_pair(__m256i *acc0, __m256i *acc1, c
 }
 
 ALWAYS_INLINE TARGET_AVX2 void pairs16(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int16_t *w, int64_t steps, const int mr) {
+                                       const int16_t *w, int64_t steps, int32_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = 2 * (int64_t)offsets[s];
+        fetch(w, 2, how, mr);
         __m256i w0 = load(w), w1 = load(w + 16);
         UNROLL for (int r = 0; r < mr; r++) multiply_add_pair(&acc[r][0], &acc[r][1], row[r] + offset, w0, w1);
         w0 = load(w + 32), w1 = load(w + 48);
@@ -82,9 +92,10 @@ ALWAYS_INLINE TARGET_AVX2 __m256i load_widened(const int8_t *w) {
 }
 
 ALWAYS_INLINE TARGET_AVX2 void pairs8w(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int8_t *w, int64_t steps, const int mr) {
+                                       const int8_t *w, int64_t steps, int32_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = 2 * (int64_t)offsets[s];
+        fetch(w, 1, how, mr);
         __m256i w0 = load_widened(w), w1 = load_widened(w + 16);
         UNROLL for (int r = 0; r < mr; r++) multiply_add_pair(&acc[r][0], &acc[r][1], row[r] + offset, w0, w1);
         w0 = load_widened(w + 32), w1 = load_widened(w + 48);
@@ -123,9 +134,10 @@ ALWAYS_INLINE TARGET_AVX2 __m256i even_bytes(const int8_t *w) {
 ALWAYS_INLINE TARGET_AVX2 __m256i odd_bytes(const int8_t *w) { return _mm256_srai_epi16(load(w), 8); }
 
 ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int8_t *w, int64_t steps, const int mr) {
+                                       const int8_t *w, int64_t steps, int32_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
+        fetch(w, 1, how, mr);
         __m256i w0 = even_bytes(w), w1 = even_bytes(w + 32);
         UNROLL for (int r = 0; r < mr; r++) multiply_add_even(&acc[r][0], &acc[r][1], row[r] + offset, w0, w1);
         w0 = odd_bytes(w), w1 = odd_bytes(w + 32);
@@ -134,10 +146,11 @@ ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i (*acc)[2], const uint8_t *const *
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                      const int8_t *w, int64_t steps, const int mr) {
+                                      const int8_t *w, int64_t steps, int32_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
+        fetch(w, 1, how, mr);
         const __m256i w0 = load(w), w1 = load(w + 32);
         UNROLL for (int r = 0; r < mr; r++) {
             const __m256i q = broadcast_quad(row[r] + offset);
@@ -148,10 +161,11 @@ ALWAYS_INLINE TARGET_AVX2 void quads8(__m256i (*acc)[2], const uint8_t *const *r
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8p2(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                        const int8_t *w, int64_t steps, const int mr) {
+                                        const int8_t *w, int64_t steps, int32_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 2, w += 8 * PYQ_NR) {
         const int64_t offset0 = offsets[s], offset1 = offsets[s + 1];
+        fetch(w, 2, how, mr);
         const __m256i w00 = load(w), w01 = load(w + 32), w10 = load(w + 64), w11 = load(w + 96);
         UNROLL for (int r = 0; r < mr; r++) {
             const __m256i q0 = broadcast_quad(row[r] + offset0), q1 = broadcast_quad(row[r] + offset1);
@@ -199,10 +213,11 @@ ALWAYS_INLINE TARGET_AVX2 void multiply_add_four(__m256i *acc, const uint8_t *q0
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8p4(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                        const int8_t *w, int64_t steps, const int mr) {
+                                        const int8_t *w, int64_t steps, int32_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 4, w += 16 * PYQ_NR) {
         const int64_t o0 = offsets[s], o1 = offsets[s + 1], o2 = offsets[s + 2], o3 = offsets[s + 3];
+        fetch(w, 4, how, mr);
         const __m256i kept[3] = {load(w), load(w + 32), load(w + 64)};
         UNROLL for (int r = 0; r < mr; r++)
             multiply_add_four(acc[r], row[r] + o0, row[r] + o1, row[r] + o2, row[r] + o3, kept, w, ones);
@@ -210,7 +225,8 @@ ALWAYS_INLINE TARGET_AVX2 void quads8p4(__m256i (*acc)[2], const uint8_t *const 
 }
 
 ALWAYS_INLINE TARGET_AVX2 void taps16(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                      const int16_t *w, int64_t steps, const int mr) {
+                                      const int16_t *w, int64_t steps, int32_t how, const int mr) {
+    (void)how; /* the weights are few */
     for (int64_t s = 0; s < steps; s += 2, w += 2 * PYQ_NR) {
         const int64_t offset0 = offsets[s], offset1 = offsets[s + 1];
         const __m256i w0 = load(w), w1 = load(w + 16);
@@ -227,12 +243,12 @@ ALWAYS_INLINE TARGET_AVX2 void taps16(__m256i (*acc)[2], const uint8_t *const *r
 
 #define DEFINE(layout, mr, weight)                                                                                   \
     TARGET_AVX2 void pyq_avx2_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, \
-                                                   const void *w, int64_t steps, int32_t accumulate) {               \
+                                                   const void *w, int64_t steps, int32_t how) {                      \
         __m256i acc[mr][2];                                                                                          \
         const uint8_t *row[mr];                                                                                      \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                        \
-        begin(acc, tile, mr, accumulate);                                                                            \
-        layout(acc, row, offsets, (const weight *)w, steps, mr);                                                     \
+        begin(acc, tile, mr, how);                                                                                   \
+        layout(acc, row, offsets, (const weight *)w, steps, how, mr);                                                \
         store_tile(tile, acc, mr);                                                                                   \
     }
 DEFINE(pairs16, 1, int16_t)

@@ -26,42 +26,43 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m512i broadcast(const uint8_t *address) {
 }
 
 ALWAYS_INLINE TARGET_AVX512VNNI void quads(__m512i *acc, const uint8_t *const *row, const int32_t *offsets,
-                                           const int8_t *w, int64_t steps, const int mr) {
+                                           const int8_t *w, int64_t steps, int32_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
         __m512i weights = _mm512_loadu_si512(w);
         __asm__("" : "+v"(weights)); /* else it is an operand in memory for every row, and loads are the bottleneck */
         /* Rows take so long that too few steps are under way to keep memory busy. One row is faster without. */
-        if (mr > 1) _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
+        if (mr > 1 && how & PYQ_FETCH_AHEAD) _mm_prefetch((const char *)w + AHEAD, _MM_HINT_T0);
         UNROLL for (int r = 0; r < mr; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], broadcast(row[r] + offset), weights);
     }
 }
 
 /* `together` steps at a time, then those that are left. */
 ALWAYS_INLINE TARGET_AVX512VNNI void quads_together(__m512i *acc, const uint8_t *const *row, const int32_t *offsets,
-                                                    const int8_t *w, int64_t steps, const int mr, const int together) {
+                                                    const int8_t *w, int64_t steps, int32_t how, const int mr,
+                                                    const int together) {
     __m512i chain[CHAINS][PYQ_MAX_MR];
     UNROLL for (int i = 1; i < together; i++) UNROLL for (int r = 0; r < mr; r++) chain[i][r] = _mm512_setzero_si512();
     UNROLL for (int r = 0; r < mr; r++) chain[0][r] = acc[r];
     for (; steps >= together; steps -= together, offsets += together, w += together * 4 * PYQ_NR)
-        UNROLL for (int i = 0; i < together; i++) quads(chain[i], row, offsets + i, w + i * 4 * PYQ_NR, 1, mr);
+        UNROLL for (int i = 0; i < together; i++) quads(chain[i], row, offsets + i, w + i * 4 * PYQ_NR, 1, how, mr);
     UNROLL for (int r = 0; r < mr; r++) {
         acc[r] = chain[0][r];
         UNROLL for (int i = 1; i < together; i++) acc[r] = _mm512_add_epi32(acc[r], chain[i][r]);
     }
-    quads(acc, row, offsets, w, steps, mr);
+    quads(acc, row, offsets, w, steps, how, mr);
 }
 
 #define DEFINE(layout, mr, together)                                                                             \
     TARGET_AVX512VNNI void pyq_avx512vnni_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows,        \
                                                                const int32_t *offsets, const void *w,           \
-                                                               int64_t steps, int32_t accumulate) {             \
+                                                               int64_t steps, int32_t how) {                    \
         __m512i acc[mr];                                                                                         \
         const uint8_t *row[mr];                                                                                  \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                    \
         UNROLL for (int r = 0; r < mr; r++)                                                                      \
-            acc[r] = accumulate ? _mm512_loadu_si512(tile + r * PYQ_NR) : _mm512_setzero_si512();                \
-        quads_together(acc, row, offsets, (const int8_t *)w, steps, mr, together);                               \
+            acc[r] = how & PYQ_ADD_TO_TILE ? _mm512_loadu_si512(tile + r * PYQ_NR) : _mm512_setzero_si512();             \
+        quads_together(acc, row, offsets, (const int8_t *)w, steps, how, mr, together);                          \
         UNROLL for (int r = 0; r < mr; r++) _mm512_storeu_si512(tile + r * PYQ_NR, acc[r]);                      \
     }
 DEFINE(quads32, 1, 4)

@@ -26,12 +26,12 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m256i load(const void *address) {
 #define DEFINE(mr)                                                                                                   \
     TARGET_AVX512VNNI void pyq_avx512vnni_quads32_##mr##x8(int32_t *tile, const uint8_t *const *rows,                \
                                                            const int32_t *offsets, const void *w, int64_t steps,    \
-                                                           int32_t accumulate) {                                    \
+                                                           int32_t how) {                                           \
         __m256i acc[mr];                                                                                            \
         const uint8_t *row[mr];                                                                                     \
         const int8_t *quads = w;                                                                                    \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                       \
-        UNROLL for (int r = 0; r < mr; r++) acc[r] = accumulate ? load(tile + r * PYQ_NR) : _mm256_setzero_si256(); \
+        UNROLL for (int r = 0; r < mr; r++) acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256(); \
         for (int64_t s = 0; s < steps; s++, quads += 4 * PYQ_NR) {                                                  \
             const __m256i weights = load(quads);                                                                    \
             UNROLL for (int r = 0; r < mr; r++)                                                                     \
