@@ -18,10 +18,35 @@ ALWAYS_INLINE void fold_panel(const uint8_t *restrict b, int64_t k, int64_t colu
 }
 
 #if PYQ_HAVE_AVX2
+#include <immintrin.h>
+
+/* 16 bytes, folded, as int16. */
+ALWAYS_INLINE TARGET_AVX2 __m256i fold_row(const uint8_t *b, __m128i flip, __m256i zero) {
+    return _mm256_sub_epi16(_mm256_cvtepu8_epi16(_mm_xor_si128(_mm_loadu_si128((const __m128i *)b), flip)), zero);
+}
+
+/* Two rows of a full panel: vpunpck makes pairs of a column, which vpmaddwd with ones adds for the column sums. 20
+ * instructions for 32 bytes. */
+ALWAYS_INLINE TARGET_AVX2 void fold_pair(__m256i first, __m256i second, int16_t *out, __m256i *sums) {
+    const __m256i low = _mm256_unpacklo_epi16(first, second), high = _mm256_unpackhi_epi16(first, second);
+    const __m256i pairs[2] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+    UNROLL for (int half = 0; half < 2; half++) {
+        _mm256_storeu_si256((__m256i *)out + half, pairs[half]);
+        sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs[half], _mm256_set1_epi16(1)));
+    }
+}
+
 TARGET_AVX2 static void fold_full_panel_avx2(const uint8_t *b, int64_t k, int64_t columns, int32_t flip,
                                              const int16_t *zero, int16_t *out, int32_t *sums) {
-    fold_panel(b, k / 2 * 2, columns, flip, zero, out, sums, PYQ_NR);
-    if (k % 2) fold_panel(b + (k - 1) * columns, 1, columns, flip, zero, out + (k - 1) * PYQ_NR, sums, PYQ_NR);
+    const __m128i flips = _mm_set1_epi8((char)flip);
+    const __m256i zeros = _mm256_loadu_si256((const __m256i *)zero);
+    __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int64_t row = 0; row < k; row += 2, out += 2 * PYQ_NR, b += 2 * columns) {
+        const __m256i second = row + 1 < k ? fold_row(b + columns, flips, zeros) : _mm256_setzero_si256();
+        fold_pair(fold_row(b, flips, zeros), second, out, sum);
+    }
+    _mm256_storeu_si256((__m256i *)sums, sum[0]);
+    _mm256_storeu_si256((__m256i *)sums + 1, sum[1]);
 }
 #define FOLD_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
 #else

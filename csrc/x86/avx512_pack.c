@@ -23,21 +23,25 @@ TARGET_AVX512VNNI void pyq_avx512vnni_pack_bytes(const uint8_t *b, int32_t is_si
     for (int64_t column = 0; column < columns; column += PYQ_NR) {
         const int64_t left = columns - column;
         const __mmask16 mask = left < PYQ_NR ? (__mmask16)((1u << left) - 1) : 0xffff;
-        __m512i sum = _mm512_setzero_si512();
+        __m128i sum[4] = {_mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128(), _mm_setzero_si128()};
         for (int64_t row = 0; row < k; row += 4, data += 4 * PYQ_NR) {
-            __m128i r[4], pairs[4];
+            __m128i r[4], pairs[4], quads[4];
             UNROLL for (int i = 0; i < 4; i++) r[i] = load_row(b + column, row + i, k, columns, mask, flip);
             UNROLL for (int i = 0; i < 4; i += 2) {
                 pairs[i] = _mm_unpacklo_epi8(r[i], r[i + 1]);
                 pairs[i + 1] = _mm_unpackhi_epi8(r[i], r[i + 1]);
             }
             UNROLL for (int i = 0; i < 2; i++) {
-                _mm_storeu_si128((__m128i *)data + 2 * i, _mm_unpacklo_epi16(pairs[i], pairs[2 + i]));
-                _mm_storeu_si128((__m128i *)data + 2 * i + 1, _mm_unpackhi_epi16(pairs[i], pairs[2 + i]));
+                quads[2 * i] = _mm_unpacklo_epi16(pairs[i], pairs[2 + i]);
+                quads[2 * i + 1] = _mm_unpackhi_epi16(pairs[i], pairs[2 + i]);
             }
-            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_loadu_si512(data));
+            UNROLL for (int i = 0; i < 4; i++) {
+                _mm_storeu_si128((__m128i *)data + i, quads[i]);
+                sum[i] = _mm_dpbusd_epi32(sum[i], _mm_set1_epi8(1), quads[i]); /* to load all 64 would wait for stores */
+            }
         }
-        _mm512_mask_storeu_epi32(sums + column, mask, sum);
+        UNROLL for (int i = 0; i < 4; i++)
+            _mm_mask_storeu_epi32(sums + column + 4 * i, (__mmask8)(mask >> 4 * i & 15), sum[i]);
     }
 }
 
