@@ -9,6 +9,10 @@
 
 #include "pyq.h"
 
+#if defined(PYPY_VERSION) || defined(GRAALVM_PYTHON)
+#error "id() is the address of an object in CPython alone; pyq installs without its C kernels"
+#endif
+
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <numpy/ndarraytypes.h>
 

@@ -235,16 +235,18 @@ def _placed(
     auto_pad: str,
 ) -> tuple[np.ndarray, PackedWeight, ConvGeometry]:
     """A convolution as kernels take it: channels-last view of the images, packed filters, geometry; all checked."""
-    attributes = _hashable(strides), _hashable(pads), _hashable(dilations), auto_pad
     packed_group = w.group if isinstance(w, PackedWeight) else None
-    groups, geometry = _geometry(data.shape, w.shape, layout, group, packed_group, *attributes)
+    lists = strides, pads, dilations
+    try:
+        hash(lists)
+    except TypeError:  # lists and arrays have no hash
+        strides, pads, dilations = (tuple(each) if isinstance(each, list | np.ndarray) else each for each in lists)
+    groups, geometry = _geometry(
+        data.shape, w.shape, layout, group, packed_group, strides, pads, dilations, auto_pad
+    )
     if isinstance(w, QTensor):
         w = pack(w, group=groups, dilations=geometry.dilations, prove=False)
     return data if layout == "NHWC" else to_nhwc(data), w, geometry
-
-
-def _hashable(values: Sequence[int] | None) -> Sequence[int] | None:
-    return tuple(values) if isinstance(values, list | np.ndarray) else values
 
 
 @lru_cache(maxsize=1024)  # to check the arguments takes longer than to convolve a small image
