@@ -7,8 +7,8 @@
  *     TAPS16        tile[r][c] = sum over steps s of                  row[r][offset[s] + c] * weight[s][c]
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
- * in int32 that wraps modulo 2^32; with PYQ_ADD_TO_TILE, it adds to the tile instead. Kernels for narrow panels leave the
- * second half of the columns alone. Rows are bytes, but for PAIRS16 and
+ * in int32 that wraps modulo 2^32; with PYQ_ADD_TO_TILE, it adds to the tile instead. Kernels for narrow panels leave
+ * the second half of the columns alone. Rows are bytes, but for PAIRS16 and
  * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
  * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
  * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
@@ -86,7 +86,7 @@ typedef struct {
     const pyq_sum *sum;      /* quantized output only, or NULL: there is no residual */
 } pyq_epilogue;
 
-/* What a microkernel is told. PYQ_FETCH_AHEAD: that its weights are not in a near cache, so that it may ask for them ahead. */
+/* What a microkernel is told. PYQ_FETCH_AHEAD: its weights are not in a near cache, so that it may ask for them ahead. */
 enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2 };
 
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */

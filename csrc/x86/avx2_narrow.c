@@ -76,7 +76,8 @@ ALWAYS_INLINE TARGET_AVX2 void quads(__m256i *acc, const uint8_t *const *row, co
         __m256i acc[mr];                                                                                            \
         const uint8_t *row[mr];                                                                                     \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                       \
-        UNROLL for (int r = 0; r < mr; r++) acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256(); \
+        UNROLL for (int r = 0; r < mr; r++)                                                                         \
+            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256();                      \
         loop(acc, row, offsets, (const int8_t *)w, steps, mr __VA_ARGS__);                                          \
         UNROLL for (int r = 0; r < mr; r++) _mm256_storeu_si256((__m256i *)(tile + r * PYQ_NR), acc[r]);            \
     }

@@ -61,7 +61,7 @@ ALWAYS_INLINE TARGET_AVX512VNNI void quads_together(__m512i *acc, const uint8_t 
         const uint8_t *row[mr];                                                                                  \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                    \
         UNROLL for (int r = 0; r < mr; r++)                                                                      \
-            acc[r] = how & PYQ_ADD_TO_TILE ? _mm512_loadu_si512(tile + r * PYQ_NR) : _mm512_setzero_si512();             \
+            acc[r] = how & PYQ_ADD_TO_TILE ? _mm512_loadu_si512(tile + r * PYQ_NR) : _mm512_setzero_si512();     \
         quads_together(acc, row, offsets, (const int8_t *)w, steps, how, mr, together);                          \
         UNROLL for (int r = 0; r < mr; r++) _mm512_storeu_si512(tile + r * PYQ_NR, acc[r]);                      \
     }

@@ -31,7 +31,8 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m256i load(const void *address) {
         const uint8_t *row[mr];                                                                                     \
         const int8_t *quads = w;                                                                                    \
         UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                       \
-        UNROLL for (int r = 0; r < mr; r++) acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256(); \
+        UNROLL for (int r = 0; r < mr; r++)                                                                         \
+            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256();                      \
         for (int64_t s = 0; s < steps; s++, quads += 4 * PYQ_NR) {                                                  \
             const __m256i weights = load(quads);                                                                    \
             UNROLL for (int r = 0; r < mr; r++)                                                                     \
