@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pyq.backends import Epilogue, Stacks
 from pyq.kernel_backend import KernelBackend, Product, Taps
 from pyq.lowering import BinaryLines, ConvPlace, LoweredEpilogue, activation_shift
-from pyq.packing import PackedWeight, pack
+from pyq.packing import PackedWeight
+from pyq.panels import pack_bytes
 from pyq.pool_windows import Windows
 from pyq.qparams import QParams
-from pyq.tensor import QTensor
 
 from . import elementwise, normalize, pool
 from . import epilogue as epilogue_kernels
@@ -72,7 +72,7 @@ class NumbaBackend(KernelBackend):
         (_, m, _), (count, _, n) = a.shape, b.shape
         out, scale = np.empty((len(right), m, n), epilogue.dtype), np.ones(n, np.float32)
         for matrix, zero, (start, end) in zip(b, np.broadcast_to(zeros, (count, n)), pairwise(first), strict=True):
-            packed = pack(QTensor(matrix, scale, zero, axis=1), prove=False)
+            packed = PackedWeight("gemm", matrix.shape, matrix.dtype, scale, zero, 1, 255, 1, *pack_bytes(matrix, zero))
             for index in range(start, end):
                 self.matmul(a[left[index]], zero_point, packed, epilogue, out[right[index]])
         return out

@@ -31,11 +31,10 @@ def epilogue_of(
     activation: Activation,
 ) -> Epilogue:
     """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
-    bounds = _bounds(activation)
-    reals = None if bias is None else as_float32("bias", bias)
+    bounds, reals = _bounds(activation), _reals(bias)
     params = None if out is None else check_params("out", out).identity
     key = "epilogue", x.params.identity, params, bounds, None if reals is None else (reals.shape, reals.tobytes())
-    return w.kept.get(key) or w.keep(key, make_epilogue(x.scale, w.scale, w.columns, bias, out, activation))
+    return w.kept.get(key) or w.keep(key, _epilogue(x.scale, w.scale, w.columns, reals, out, bounds))
 
 
 def make_epilogue(
@@ -47,13 +46,20 @@ def make_epilogue(
     activation: Activation,
 ) -> Epilogue:
     """As `epilogue_of`, for weights that keep nothing."""
-    bounds = _bounds(activation)
-    if bias is not None:
-        bias = as_float32("bias", bias)
-        if bias.shape != (columns,) or not np.isfinite(bias).all():
-            raise ValueError(f"bias: expected {columns} finite numbers, got {bias!r}")
-    if out is not None:
-        check_params("out", out)
+    params = None if out is None else check_params("out", out)
+    return _epilogue(x_scale, w_scale, columns, _reals(bias), params, _bounds(activation))
+
+
+def _epilogue(
+    x_scale: np.ndarray,
+    w_scale: np.ndarray,
+    columns: int,
+    bias: np.ndarray | None,
+    out: QParams | None,
+    bounds: tuple[float | None, float | None],
+) -> Epilogue:
+    if bias is not None and (bias.shape != (columns,) or not np.isfinite(bias).all()):
+        raise ValueError(f"bias: expected {columns} finite numbers, got {bias!r}")
     with np.errstate(over="ignore", under="ignore"):
         scale = np.asarray(x_scale * w_scale)
         if not (np.isfinite(scale) & (scale > 0)).all():
@@ -69,6 +75,10 @@ def make_epilogue(
     # Quantization is monotonic: bounds on the reals become bounds on the integers.
     low, high = (None if b is None else int(quantize_array(np.asarray(b, np.float32), out)) for b in bounds)
     return requantize_epilogue(x_scale, w_scale, out, steps, low, high)
+
+
+def _reals(bias: npt.ArrayLike | None) -> np.ndarray | None:
+    return None if bias is None else as_float32("bias", bias)
 
 
 def _bounds(activation: Activation) -> tuple[float | None, float | None]:
