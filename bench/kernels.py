@@ -125,16 +125,16 @@ def _c_tile(
     weights: NDArray[np.uint8],
     tile: NDArray[np.int32],
 ) -> Callable[[], None]:
-    from pyq._core import ffi
+    from pyq._core import ffi, lib
 
-    function = _c_row(kernel.name).gemm
+    function, how = _c_row(kernel.name).gemm, lib.PYQ_STRIDE * NR
     first = int(base.ctypes.data)
     rows = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", first + int(start) * base.itemsize) for start in starts])
     target = ffi.from_buffer("int32_t[]", tile, require_writable=True)
     steps, panel = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer(weights)
 
     def call(owner: object = base) -> None:  # the addresses in `rows` do not keep `base` alive
-        function(target, rows, steps, panel, len(offsets), False)
+        function(target, rows, steps, panel, len(offsets), how)
 
     return call
 

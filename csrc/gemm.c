@@ -109,24 +109,28 @@ typedef struct {
 
 /* Each kernel asks for the lines of its own rows only: those of all rows at once would wait for each other. */
 static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *const *rows, int64_t count, int32_t *tile,
-                        int32_t how, destination out) {
+                        int64_t how, destination out) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
     const pyq_kernel *k = pyq_select(s->layout, s->columns, count);
+    const int64_t stride = how / PYQ_STRIDE;
     for (int64_t i = 0; i < count; i += k->mr) {
         if (count - i < k->mr) k = pyq_select(s->layout, s->columns, count - i);
         if (out.at)
             for (int64_t r = 0; r < k->mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
-        k->gemm(tile + i * PYQ_NR, rows + i, offsets, data, s->steps, how);
-        how &= ~PYQ_FETCH_AHEAD; /* now they are near */
+        k->gemm(tile + i * stride, rows + i, offsets, data, s->steps, how);
+        how &= ~(int64_t)PYQ_FETCH_AHEAD; /* now they are near */
     }
 }
 
-/* The segments [first, end) of one panel. */
+/* The segments [first, end) of one panel. Sums that nothing is done to are made where the output lies; those of several
+ * segments meet in the tile, where none of them waits for its lines. */
 static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
                       const block *b) {
     _Alignas(64) int32_t tile[TILE_ROWS * PYQ_NR];
     if (first->columns <= PYQ_NR / 2) memset(tile, 0, sizeof tile); /* what kernels for narrow panels leave alone */
+    const int sums_only = t->epilogue->type == PYQ_OUT_INT32 && !t->epilogue->bias;
+    const int in_place = sums_only && first->columns == PYQ_NR && end == first + 1;
     const size_t stride = (size_t)t->columns * t->element_size;
     const size_t last_byte = (size_t)first->columns * t->element_size - 1;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
@@ -136,11 +140,14 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
         if (residual)
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
         destination to = {out + last_byte, stride};
+        int32_t *sums = in_place ? (int32_t *)out : tile;
         for (const pyq_segment *s = first; s < end; s++, to.at = NULL) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
-            const int32_t how = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0);
-            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, tile, how, to);
+            const int64_t flags = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0);
+            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, sums,
+                        flags + PYQ_STRIDE * (in_place ? t->columns : PYQ_NR), to);
         }
+        if (in_place) continue;
         if (first->columns == PYQ_NR)
             store(tile, rows, t->epilogue, first->column, residual, out, t->columns);
         else

@@ -86,12 +86,14 @@ typedef struct {
     const pyq_sum *sum;      /* quantized output only, or NULL: there is no residual */
 } pyq_epilogue;
 
-/* What a microkernel is told. PYQ_FETCH_AHEAD: its weights are not in a near cache, so that it may ask for them ahead. */
-enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2 };
+/* What a microkernel is told, in one number, because a seventh argument would go through the stack.
+ * PYQ_FETCH_AHEAD: its weights are not in a near cache, so that it may ask for them ahead.
+ * PYQ_STRIDE, times the elements from a row of the tile, which may lie in the output, to the next. */
+enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2, PYQ_STRIDE = 4 };
 
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
-                            int64_t steps, int32_t how);
+                            int64_t steps, int64_t how);
 /* Writes `rows` rows of PYQ_NR columns. `column` indexes bias, multiplier and offset; `stride` is in elements.
  * `residual` is read if e->sum is there: bytes that lie as those of `out`, or `out` itself, each read before it is
  * written. */

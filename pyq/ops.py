@@ -24,6 +24,7 @@ from pyq.products import (
     epilogue_of,
     in_layout,
     make_epilogue,
+    one_zero_point,
     quantized,
     unscaled,
     unwanted_zero_point,
@@ -105,11 +106,10 @@ def matmul_integer(
     array([[64770]], dtype=int32)
     """
     rows = check_bytes("a", a)
-    shared, each = 0, None
-    if type(a_zero_point) is not int or a_zero_point != 0:  # the checks take as long as a small product
+    shared, each = one_zero_point(a_zero_point, rows.dtype), None
+    if shared is None:
         each = check_zero_points("a_zero_point", a_zero_point, rows.dtype, (*rows.shape[:-1], 1), -2)
-        if each.ndim == 0:
-            shared, each = int(each), None
+        shared, each = (int(each), None) if each.ndim == 0 else (0, each)
     if isinstance(b, PackedWeight):
         if b_zero_point is not None:
             raise unwanted_zero_point("b_zero_point", b_zero_point)
@@ -197,7 +197,9 @@ def conv_integer(
     array([[[[-130560]]]], dtype=int32)
     """
     data = check_bytes("x", x)
-    x_zero = check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1)
+    x_zero = one_zero_point(x_zero_point, data.dtype)
+    if x_zero is None:
+        x_zero = int(check_zero_points("x_zero_point", x_zero_point, data.dtype, (), -1))
     if isinstance(w, PackedWeight):
         if w_zero_point is not None:
             raise unwanted_zero_point("w_zero_point", w_zero_point)
@@ -207,7 +209,7 @@ def conv_integer(
         w_zero = check_zero_points("w_zero_point", w_zero_point, weights.dtype, weights.shape[:1], -1)
         filters = unscaled(weights, np.broadcast_to(w_zero, weights.shape[:1]), 0)
     images, packed, geometry = _placed(data, filters, layout, group, strides, pads, dilations, auto_pad)
-    acc = current_backend().conv(images, int(x_zero), packed, geometry, ACCUMULATE)
+    acc = current_backend().conv(images, x_zero, packed, geometry, ACCUMULATE)
     return in_layout(acc, layout)
 
 
@@ -241,9 +243,7 @@ def _placed(
         hash(lists)
     except TypeError:  # lists and arrays have no hash
         strides, pads, dilations = (tuple(each) if isinstance(each, list | np.ndarray) else each for each in lists)
-    groups, geometry = _geometry(
-        data.shape, w.shape, layout, group, packed_group, strides, pads, dilations, auto_pad
-    )
+    groups, geometry = _geometry(data.shape, w.shape, layout, group, packed_group, strides, pads, dilations, auto_pad)
     if isinstance(w, QTensor):
         w = pack(w, group=groups, dilations=geometry.dilations, prove=False)
     return data if layout == "NHWC" else to_nhwc(data), w, geometry

@@ -111,6 +111,20 @@ def unwanted_zero_point(name: str, zero_point: npt.ArrayLike) -> ValueError:
     return ValueError(f"{name}: packed weights have their own, got {zero_point!r}")
 
 
+def one_zero_point(value: npt.ArrayLike, dtype: np.dtype[Any]) -> int | None:
+    """The value of a single zero point within `dtype`; None where `check_zero_points`, which is slow, has to look."""
+    if type(value) is int:
+        number = value
+    elif isinstance(value, np.integer):
+        number = int(value)
+    elif isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iu":
+        number = value.item()
+    else:
+        return None
+    low, high = LIMITS[dtype] if number else (0, 0)  # looking them up takes longest
+    return number if low <= number <= high else None
+
+
 def check_zero_points(
     name: str, values: npt.ArrayLike | None, dtype: np.dtype[Any], shape: tuple[int, ...], axis: int
 ) -> np.ndarray:

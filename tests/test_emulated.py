@@ -15,7 +15,7 @@ import pytest
 import test_depthwise
 from exact import assert_same, full_range, wrapped
 from guarded import guarded
-from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run
+from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run, with_rows_apart
 
 import pyq
 from pyq._core import ffi, lib
@@ -48,12 +48,15 @@ def tile_of(
     """What the kernel computes on that CPU; see `run` of test_kernels.py."""
 
     def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
-        how = accumulate * lib.PYQ_ADD_TO_TILE + lib.PYQ_FETCH_AHEAD
+        flags = accumulate * lib.PYQ_ADD_TO_TILE + lib.PYQ_FETCH_AHEAD
         tile, base, offsets, weights = buffers
         function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].gemm))
         rows = guarded((base.ctypes.data + case.rows * base.itemsize).astype(np.uint64), edge)
-        steps = len(case.offsets)
-        cpu.call(function, tile, rows, offsets, weights, steps, how, reached=(base,), xcr0=xcr0)
+        steps, apart = len(case.offsets), with_rows_apart(tile)
+        for sums in (tile, apart):
+            how = flags + lib.PYQ_STRIDE * sums.shape[1]
+            cpu.call(function, sums, rows, offsets, weights, steps, how, reached=(base,), xcr0=xcr0)
+        np.testing.assert_array_equal(apart[:, :NR], tile)
 
     return run(kernel, case, edge, short, before, call)
 

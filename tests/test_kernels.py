@@ -90,19 +90,28 @@ def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -
     """Call the C kernel; buffers: tile, base, offsets, weights. Rows and the number of steps are the case's."""
     tile, base, offsets, weights = buffers
     starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
-    before, results = tile.copy(), []
-    for ahead in (lib.PYQ_FETCH_AHEAD, 0):  # which reads nothing more, and changes no result
-        tile[...] = before
+
+    def call(tile: np.ndarray, flags: int) -> None:
         C_ROWS[kernel.name].gemm(
             ffi.cast("int32_t *", tile.ctypes.data),
             ffi.new("uint8_t *[]", starts),
             ffi.cast("int32_t *", offsets.ctypes.data),
             ffi.cast("void *", weights.ctypes.data),
             len(case.offsets),
-            accumulate * lib.PYQ_ADD_TO_TILE + ahead,
+            accumulate * lib.PYQ_ADD_TO_TILE + flags + lib.PYQ_STRIDE * tile.shape[1],
         )
-        results.append(tile.copy())
-    np.testing.assert_array_equal(*results)
+
+    apart, before = with_rows_apart(tile), tile.copy()
+    call(tile, 0)
+    for flags, other in ((lib.PYQ_FETCH_AHEAD, before), (lib.PYQ_FETCH_AHEAD, apart)):  # neither changes a result
+        call(other, flags)
+        np.testing.assert_array_equal(other[:, :NR], tile)
+    assert (apart[:, NR:] == CANARY).all()
+
+
+def with_rows_apart(tile: np.ndarray) -> np.ndarray:
+    """A copy of the tile, as it may lie in an output with more columns."""
+    return np.pad(tile, ((0, 0), (0, 5)), constant_values=CANARY)
 
 
 def run(

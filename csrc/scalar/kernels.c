@@ -11,47 +11,49 @@
 #include <string.h>
 
 /* Element i of a quad lies in half i >> 1, position i & 1 of a step. */
-#define PAIRS(name, weight)                                                                                        \
-    ALWAYS_INLINE void name(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const weight *w,   \
-                            int64_t steps, const int mr) {                                                         \
-        for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)                                                       \
-            for (int r = 0; r < mr; r++) {                                                                         \
-                const int16_t *a = (const int16_t *)rows[r] + offsets[s];                                          \
-                const weight *second = w + 2 * PYQ_NR;                                                             \
-                for (int c = 0; c < PYQ_NR; c++)                                                                   \
-                    tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] +                     \
-                                                       a[2] * second[2 * c] + a[3] * second[2 * c + 1]);           \
-            }                                                                                                      \
+#define PAIRS(name, weight)                                                                                      \
+    ALWAYS_INLINE void name(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const weight *w, \
+                            int64_t steps, const int mr, int64_t stride) {                                       \
+        for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)                                                     \
+            for (int r = 0; r < mr; r++) {                                                                       \
+                const int16_t *a = (const int16_t *)rows[r] + offsets[s];                                        \
+                const weight *second = w + 2 * PYQ_NR;                                                           \
+                for (int c = 0; c < PYQ_NR; c++)                                                                 \
+                    tile[r * stride + c] += (uint32_t)(a[0] * w[2 * c] + a[1] * w[2 * c + 1] +                   \
+                                                       a[2] * second[2 * c] + a[3] * second[2 * c + 1]);         \
+            }                                                                                                    \
     }
 PAIRS(pairs16, int16_t)
 PAIRS(pairs8w, int8_t)
 
 ALWAYS_INLINE void quads(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int8_t *w,
-                         int64_t steps, const int mr) {
+                         int64_t steps, const int mr, int64_t stride) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
             const uint8_t *a = rows[r] + offsets[s];
             for (int c = 0; c < PYQ_NR; c++)
-                tile[r * PYQ_NR + c] += (uint32_t)(a[0] * w[4 * c] + a[1] * w[4 * c + 1] + a[2] * w[4 * c + 2] +
+                tile[r * stride + c] += (uint32_t)(a[0] * w[4 * c] + a[1] * w[4 * c + 1] + a[2] * w[4 * c + 2] +
                                                    a[3] * w[4 * c + 3]);
         }
 }
 
 ALWAYS_INLINE void taps16(uint32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const int16_t *w,
-                          int64_t steps, const int mr) {
+                          int64_t steps, const int mr, int64_t stride) {
     for (int64_t s = 0; s < steps; s += 2, w += 2 * PYQ_NR)
         for (int r = 0; r < mr; r++) {
             const uint8_t *a = rows[r] + offsets[s], *b = rows[r] + offsets[s + 1];
-            for (int c = 0; c < PYQ_NR; c++) tile[r * PYQ_NR + c] += (uint32_t)(a[c] * w[2 * c] + b[c] * w[2 * c + 1]);
+            for (int c = 0; c < PYQ_NR; c++) tile[r * stride + c] += (uint32_t)(a[c] * w[2 * c] + b[c] * w[2 * c + 1]);
         }
 }
 
 /* `loop` is what computes a layout: without 16-bit sums, those of quads differ only in what was proved about them. */
-#define DEFINE(layout, mr, loop, weight)                                                                        \
-    void pyq_scalar_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets,     \
-                                         const void *w, int64_t steps, int32_t how) {                           \
-        if (!(how & PYQ_ADD_TO_TILE)) memset(tile, 0, sizeof *tile * mr * PYQ_NR);                                      \
-        loop((uint32_t *)tile, rows, offsets, (const weight *)w, steps, mr);                                    \
+#define DEFINE(layout, mr, loop, weight)                                                                    \
+    void pyq_scalar_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, \
+                                         const void *w, int64_t steps, int64_t how) {                       \
+        const int64_t stride = how / PYQ_STRIDE;                                                            \
+        for (int r = 0; r < mr && !(how & PYQ_ADD_TO_TILE); r++)                                            \
+            memset(tile + r * stride, 0, PYQ_NR * sizeof *tile);                                            \
+        loop((uint32_t *)tile, rows, offsets, (const weight *)w, steps, mr, stride);                        \
     }
 DEFINE(pairs16, 1, pairs16, int16_t)
 DEFINE(pairs16, 4, pairs16, int16_t)

@@ -22,6 +22,7 @@
  */
 #include "../isa.h"
 #include "../pyq.h"
+#include "gemm_kernel.h"
 
 #if PYQ_HAVE_AVX2
 #include <immintrin.h>
@@ -38,25 +39,27 @@ ALWAYS_INLINE TARGET_AVX2 __m256i broadcast_quad(const uint8_t *address) {
 
 ALWAYS_INLINE TARGET_AVX2 __m256i load(const void *address) { return _mm256_loadu_si256((const __m256i *)address); }
 
-ALWAYS_INLINE TARGET_AVX2 void begin(__m256i (*acc)[2], const int32_t *tile, const int mr, int32_t how) {
+ALWAYS_INLINE TARGET_AVX2 void begin(__m256i (*acc)[2], const int32_t *tile, const int mr, int64_t how,
+                                     int64_t stride) {
     if (how & PYQ_ADD_TO_TILE)
-        UNROLL for (int r = 0; r < mr; r++) acc[r][0] = load(tile + r * PYQ_NR), acc[r][1] = load(tile + r * PYQ_NR + 8);
+        UNROLL for (int r = 0; r < mr; r++, tile += stride) acc[r][0] = load(tile), acc[r][1] = load(tile + 8);
     else
         UNROLL for (int r = 0; r < mr; r++) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
 }
 
-/* Ask for the lines of weights that are used AHEAD bytes later. Rows take so long that too few steps are under way to
- * keep memory busy; the loads of one row run ahead far enough by themselves, and are faster alone. */
-ALWAYS_INLINE TARGET_AVX2 void fetch(const void *w, const int lines, int32_t how, const int mr) {
-    if (mr > 1 && how & PYQ_FETCH_AHEAD)
-        UNROLL for (int i = 0; i < lines; i++) _mm_prefetch((const char *)w + AHEAD + 64 * i, _MM_HINT_T0);
+ALWAYS_INLINE TARGET_AVX2 void end(int32_t *tile, __m256i (*acc)[2], const int mr, int64_t stride) {
+    if (!__builtin_constant_p(stride)) __asm__("" : "+r"(stride)); /* else addresses are made before the loop */
+    UNROLL for (int r = 0; r < mr; r++, tile += stride) {
+        _mm256_storeu_si256((__m256i *)tile, acc[r][0]);
+        _mm256_storeu_si256((__m256i *)(tile + 8), acc[r][1]);
+    }
 }
 
-ALWAYS_INLINE TARGET_AVX2 void store_tile(int32_t *tile, __m256i (*acc)[2], const int mr) {
-    UNROLL for (int r = 0; r < mr; r++) {
-        _mm256_storeu_si256((__m256i *)(tile + r * PYQ_NR), acc[r][0]);
-        _mm256_storeu_si256((__m256i *)(tile + r * PYQ_NR + 8), acc[r][1]);
-    }
+/* Ask for the lines of weights that are used AHEAD bytes later. Rows take so long that too few steps are under way to
+ * keep memory busy; the loads of one row run ahead far enough by themselves, and are faster alone. */
+ALWAYS_INLINE TARGET_AVX2 void fetch(const void *w, const int lines, int64_t how, const int mr) {
+    if (mr > 1 && how & PYQ_FETCH_AHEAD)
+        UNROLL for (int i = 0; i < lines; i++) _mm_prefetch((const char *)w + AHEAD + 64 * i, _MM_HINT_T0);
 }
 
 /* acc0 += a * w0; acc1 += a * w1. In assembly from the broadcast on, because compilers that schedule the intrinsics keep
@@ -76,7 +79,7 @@ ALWAYS_INLINE TARGET_AVX2 void multiply_add_pair(__m256i *acc0, __m256i *acc1, c
 }
 
 ALWAYS_INLINE TARGET_AVX2 void pairs16(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int16_t *w, int64_t steps, int32_t how, const int mr) {
+                                       const int16_t *w, int64_t steps, int64_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = 2 * (int64_t)offsets[s];
         fetch(w, 2, how, mr);
@@ -92,7 +95,7 @@ ALWAYS_INLINE TARGET_AVX2 __m256i load_widened(const int8_t *w) {
 }
 
 ALWAYS_INLINE TARGET_AVX2 void pairs8w(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                       const int8_t *w, int64_t steps, int64_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = 2 * (int64_t)offsets[s];
         fetch(w, 1, how, mr);
@@ -134,7 +137,7 @@ ALWAYS_INLINE TARGET_AVX2 __m256i even_bytes(const int8_t *w) {
 ALWAYS_INLINE TARGET_AVX2 __m256i odd_bytes(const int8_t *w) { return _mm256_srai_epi16(load(w), 8); }
 
 ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                       const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                       const int8_t *w, int64_t steps, int64_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
         fetch(w, 1, how, mr);
@@ -146,7 +149,7 @@ ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i (*acc)[2], const uint8_t *const *
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                      const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                      const int8_t *w, int64_t steps, int64_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
@@ -161,7 +164,7 @@ ALWAYS_INLINE TARGET_AVX2 void quads8(__m256i (*acc)[2], const uint8_t *const *r
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8p2(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                        const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                        const int8_t *w, int64_t steps, int64_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 2, w += 8 * PYQ_NR) {
         const int64_t offset0 = offsets[s], offset1 = offsets[s + 1];
@@ -213,7 +216,7 @@ ALWAYS_INLINE TARGET_AVX2 void multiply_add_four(__m256i *acc, const uint8_t *q0
 }
 
 ALWAYS_INLINE TARGET_AVX2 void quads8p4(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                        const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                        const int8_t *w, int64_t steps, int64_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s += 4, w += 16 * PYQ_NR) {
         const int64_t o0 = offsets[s], o1 = offsets[s + 1], o2 = offsets[s + 2], o3 = offsets[s + 3];
@@ -225,7 +228,7 @@ ALWAYS_INLINE TARGET_AVX2 void quads8p4(__m256i (*acc)[2], const uint8_t *const 
 }
 
 ALWAYS_INLINE TARGET_AVX2 void taps16(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
-                                      const int16_t *w, int64_t steps, int32_t how, const int mr) {
+                                      const int16_t *w, int64_t steps, int64_t how, const int mr) {
     (void)how; /* the weights are few */
     for (int64_t s = 0; s < steps; s += 2, w += 2 * PYQ_NR) {
         const int64_t offset0 = offsets[s], offset1 = offsets[s + 1];
@@ -241,16 +244,16 @@ ALWAYS_INLINE TARGET_AVX2 void taps16(__m256i (*acc)[2], const uint8_t *const *r
     }
 }
 
-#define DEFINE(layout, mr, weight)                                                                                   \
-    TARGET_AVX2 void pyq_avx2_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, \
-                                                   const void *w, int64_t steps, int32_t how) {                      \
-        __m256i acc[mr][2];                                                                                          \
-        const uint8_t *row[mr];                                                                                      \
-        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                        \
-        begin(acc, tile, mr, how);                                                                                   \
-        layout(acc, row, offsets, (const weight *)w, steps, how, mr);                                                \
-        store_tile(tile, acc, mr);                                                                                   \
-    }
+#define DEFINE(layout, mr, weight)                                                      \
+    ALWAYS_INLINE TARGET_AVX2 void layout##_##mr(PYQ_GEMM_PARAMETERS, int64_t stride) { \
+        __m256i acc[mr][2];                                                             \
+        const uint8_t *row[mr];                                                         \
+        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                           \
+        begin(acc, tile, mr, how, stride);                                              \
+        layout(acc, row, offsets, (const weight *)w, steps, how, mr);                   \
+        end(tile, acc, mr, stride);                                                     \
+    }                                                                                   \
+    PYQ_GEMM_KERNEL(TARGET_AVX2, pyq_avx2_##layout##_##mr##x16, layout##_##mr)
 DEFINE(pairs16, 1, int16_t)
 DEFINE(pairs16, 2, int16_t)
 DEFINE(pairs16, 3, int16_t)

@@ -9,6 +9,7 @@
  */
 #include "../isa.h"
 #include "../pyq.h"
+#include "gemm_kernel.h"
 
 #if PYQ_HAVE_AVX2
 #include <immintrin.h>
@@ -70,16 +71,16 @@ ALWAYS_INLINE TARGET_AVX2 void quads(__m256i *acc, const uint8_t *const *row, co
         }
 }
 
-#define DEFINE(layout, mr, loop, ...)                                                                               \
-    TARGET_AVX2 void pyq_avx2_##layout##_##mr##x8(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, \
-                                                  const void *w, int64_t steps, int32_t how) {                      \
-        __m256i acc[mr];                                                                                            \
-        const uint8_t *row[mr];                                                                                     \
-        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                       \
-        UNROLL for (int r = 0; r < mr; r++)                                                                         \
-            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256();                      \
-        loop(acc, row, offsets, (const int8_t *)w, steps, mr __VA_ARGS__);                                          \
-        UNROLL for (int r = 0; r < mr; r++) _mm256_storeu_si256((__m256i *)(tile + r * PYQ_NR), acc[r]);            \
+#define DEFINE(layout, mr, loop, ...)                                                                    \
+    TARGET_AVX2 void pyq_avx2_##layout##_##mr##x8(PYQ_GEMM_PARAMETERS) {                                 \
+        const int64_t stride = how / PYQ_STRIDE;                                                         \
+        __m256i acc[mr];                                                                                 \
+        const uint8_t *row[mr];                                                                          \
+        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                            \
+        UNROLL for (int r = 0; r < mr; r++)                                                              \
+            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * stride) : _mm256_setzero_si256();           \
+        loop(acc, row, offsets, (const int8_t *)w, steps, mr __VA_ARGS__);                               \
+        UNROLL for (int r = 0; r < mr; r++) _mm256_storeu_si256((__m256i *)(tile + r * stride), acc[r]); \
     }
 DEFINE(pairs8w, 4, pairs8w)
 DEFINE(pairs8w, 6, pairs8w)

@@ -12,6 +12,7 @@
  */
 #include "../isa.h"
 #include "../pyq.h"
+#include "gemm_kernel.h"
 
 #if PYQ_HAVE_AVX512VNNI
 #include <immintrin.h>
@@ -26,7 +27,7 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m512i broadcast(const uint8_t *address) {
 }
 
 ALWAYS_INLINE TARGET_AVX512VNNI void quads(__m512i *acc, const uint8_t *const *row, const int32_t *offsets,
-                                           const int8_t *w, int64_t steps, int32_t how, const int mr) {
+                                           const int8_t *w, int64_t steps, int64_t how, const int mr) {
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
         const int64_t offset = offsets[s];
         __m512i weights = _mm512_loadu_si512(w);
@@ -39,7 +40,7 @@ ALWAYS_INLINE TARGET_AVX512VNNI void quads(__m512i *acc, const uint8_t *const *r
 
 /* `together` steps at a time, then those that are left. */
 ALWAYS_INLINE TARGET_AVX512VNNI void quads_together(__m512i *acc, const uint8_t *const *row, const int32_t *offsets,
-                                                    const int8_t *w, int64_t steps, int32_t how, const int mr,
+                                                    const int8_t *w, int64_t steps, int64_t how, const int mr,
                                                     const int together) {
     __m512i chain[CHAINS][PYQ_MAX_MR];
     UNROLL for (int i = 1; i < together; i++) UNROLL for (int r = 0; r < mr; r++) chain[i][r] = _mm512_setzero_si512();
@@ -53,18 +54,22 @@ ALWAYS_INLINE TARGET_AVX512VNNI void quads_together(__m512i *acc, const uint8_t 
     quads(acc, row, offsets, w, steps, how, mr);
 }
 
-#define DEFINE(layout, mr, together)                                                                             \
-    TARGET_AVX512VNNI void pyq_avx512vnni_##layout##_##mr##x16(int32_t *tile, const uint8_t *const *rows,        \
-                                                               const int32_t *offsets, const void *w,           \
-                                                               int64_t steps, int32_t how) {                    \
-        __m512i acc[mr];                                                                                         \
-        const uint8_t *row[mr];                                                                                  \
-        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                    \
-        UNROLL for (int r = 0; r < mr; r++)                                                                      \
-            acc[r] = how & PYQ_ADD_TO_TILE ? _mm512_loadu_si512(tile + r * PYQ_NR) : _mm512_setzero_si512();     \
-        quads_together(acc, row, offsets, (const int8_t *)w, steps, how, mr, together);                          \
-        UNROLL for (int r = 0; r < mr; r++) _mm512_storeu_si512(tile + r * PYQ_NR, acc[r]);                      \
-    }
+ALWAYS_INLINE TARGET_AVX512VNNI void end(int32_t *tile, const __m512i *acc, const int mr, int64_t stride) {
+    if (!__builtin_constant_p(stride)) __asm__("" : "+r"(stride)); /* else addresses are made before the loop */
+    UNROLL for (int r = 0; r < mr; r++, tile += stride) _mm512_storeu_si512(tile, acc[r]);
+}
+
+#define DEFINE(layout, mr, together)                                                                         \
+    ALWAYS_INLINE TARGET_AVX512VNNI void layout##_##mr(PYQ_GEMM_PARAMETERS, int64_t stride) {                \
+        __m512i acc[mr];                                                                                     \
+        const uint8_t *row[mr];                                                                              \
+        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                \
+        UNROLL for (int r = 0; r < mr; r++)                                                                  \
+            acc[r] = how & PYQ_ADD_TO_TILE ? _mm512_loadu_si512(tile + r * stride) : _mm512_setzero_si512(); \
+        quads_together(acc, row, offsets, (const int8_t *)w, steps, how, mr, together);                      \
+        end(tile, acc, mr, stride);                                                                          \
+    }                                                                                                        \
+    PYQ_GEMM_KERNEL(TARGET_AVX512VNNI, pyq_avx512vnni_##layout##_##mr##x16, layout##_##mr)
 DEFINE(quads32, 1, 4)
 DEFINE(quads32, 2, 4)
 DEFINE(quads32, 3, 2)

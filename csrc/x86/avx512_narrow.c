@@ -8,6 +8,7 @@
  */
 #include "../isa.h"
 #include "../pyq.h"
+#include "gemm_kernel.h"
 
 #if PYQ_HAVE_AVX512VNNI
 #include <immintrin.h>
@@ -23,22 +24,21 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m256i load(const void *address) {
     return _mm256_loadu_si256((const __m256i *)address);
 }
 
-#define DEFINE(mr)                                                                                                   \
-    TARGET_AVX512VNNI void pyq_avx512vnni_quads32_##mr##x8(int32_t *tile, const uint8_t *const *rows,                \
-                                                           const int32_t *offsets, const void *w, int64_t steps,    \
-                                                           int32_t how) {                                           \
-        __m256i acc[mr];                                                                                            \
-        const uint8_t *row[mr];                                                                                     \
-        const int8_t *quads = w;                                                                                    \
-        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                                       \
-        UNROLL for (int r = 0; r < mr; r++)                                                                         \
-            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * PYQ_NR) : _mm256_setzero_si256();                      \
-        for (int64_t s = 0; s < steps; s++, quads += 4 * PYQ_NR) {                                                  \
-            const __m256i weights = load(quads);                                                                    \
-            UNROLL for (int r = 0; r < mr; r++)                                                                     \
-                acc[r] = _mm256_dpbusd_epi32(acc[r], broadcast(row[r] + offsets[s]), weights);                      \
-        }                                                                                                           \
-        UNROLL for (int r = 0; r < mr; r++) _mm256_storeu_si256((__m256i *)(tile + r * PYQ_NR), acc[r]);            \
+#define DEFINE(mr)                                                                                       \
+    TARGET_AVX512VNNI void pyq_avx512vnni_quads32_##mr##x8(PYQ_GEMM_PARAMETERS) {                        \
+        const int64_t stride = how / PYQ_STRIDE;                                                         \
+        __m256i acc[mr];                                                                                 \
+        const uint8_t *row[mr];                                                                          \
+        const int8_t *quads = w;                                                                         \
+        UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];                                            \
+        UNROLL for (int r = 0; r < mr; r++)                                                              \
+            acc[r] = how & PYQ_ADD_TO_TILE ? load(tile + r * stride) : _mm256_setzero_si256();           \
+        for (int64_t s = 0; s < steps; s++, quads += 4 * PYQ_NR) {                                       \
+            const __m256i weights = load(quads);                                                         \
+            UNROLL for (int r = 0; r < mr; r++)                                                          \
+                acc[r] = _mm256_dpbusd_epi32(acc[r], broadcast(row[r] + offsets[s]), weights);           \
+        }                                                                                                \
+        UNROLL for (int r = 0; r < mr; r++) _mm256_storeu_si256((__m256i *)(tile + r * stride), acc[r]); \
     }
 DEFINE(4)
 DEFINE(8)
