@@ -14,6 +14,7 @@ enum {
     TILE_BYTES = 6 << 10,    /* of activations of a tile, that with weights they fit the first-level cache */
     ROW_BLOCK = 4 * TILE_ROWS, /* at most */
     CACHE_WAYS = 8,          /* of the first level */
+    LINE = 64,               /* bytes of a line of it */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     NEAR_BYTES = 512 << 10,  /* of weights: as many stay in a second-level cache from call to call */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
@@ -102,8 +103,8 @@ static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
 
 /* Rows of the output to be written: their lines arrive while the kernels run, because a store would wait for memory. */
 typedef struct {
-    const uint8_t *at; /* the last byte of the first row, or NULL: of the two lines that 16 columns may lie in, the panel
-                        * before has written to the first */
+    const uint8_t *at; /* the last byte of the first row: of the two lines that 16 columns may lie in, the panel before has
+                        * written to the first; NULL if they lie in that one */
     size_t stride;
 } destination;
 
@@ -134,12 +135,13 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
     const size_t stride = (size_t)t->columns * t->element_size;
     const size_t last_byte = (size_t)first->columns * t->element_size - 1;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
+    const int near = first->column && stride % LINE == 0 && (uintptr_t)(out + last_byte) % LINE > last_byte;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
         const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
         const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
         if (residual)
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
-        destination to = {out + last_byte, stride};
+        destination to = {near ? NULL : out + last_byte, stride};
         int32_t *sums = in_place ? (int32_t *)out : tile;
         for (const pyq_segment *s = first; s < end; s++, to.at = NULL) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;

@@ -39,10 +39,9 @@ SOURCES = [
     "csrc/x86/avx512_pack.c",
 ]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No traps: nobody reads the exception
-# flags, and comparisons may then be vectorised; values stay as they are. No -m flags: see csrc/isa.h. Loops begin where
-# a line of the cache of decoded instructions does: builds that differed in nothing else were up to a fifth slower.
+# flags, and comparisons may then be vectorised; values stay as they are. No -m flags: see csrc/isa.h.
 FLAGS = ["-O3", "-std=c11", "-ffp-contract=off", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
-FLAGS += ["-falign-functions=64", "-falign-loops=64", "-Wall", "-Wextra"]
+FLAGS += ["-Wall", "-Wextra"]
 
 HEADER = Path(__file__).parents[1] / "csrc" / "pyq.h"
 """The contract in C. All that stands between its includes and its end is plain declarations, which cffi can read."""
