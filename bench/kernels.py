@@ -197,11 +197,11 @@ def _c_window(
 
     function, channels = _c_row(kernel.name).window, out.shape[1]
     prepared = _prepared(epilogue, channels)
-    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0))
+    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0, 1))
     table, target = ffi.from_buffer("uint8_t *[]", pixels), ffi.from_buffer(out, require_writable=True)
 
     def call(owners: object = (weights, prepared)) -> None:  # a struct does not keep alive what it points to
-        function(taps, table, target)
+        function(taps, table, 1, target)
 
     return call
 

@@ -51,8 +51,9 @@ static void run_line(const job *j, int64_t line) {
         gather(j, n, h, x * stride - c->begin[2], (count - 1) * stride + c->window, pixels);
         for (int64_t i = 0; i < count;) {
             const pyq_kernel *k = j->kernels[count - i < PYQ_WINDOW ? count - i : PYQ_WINDOW];
-            k->window(&j->taps, pixels + i * stride, out + (x + i) * j->pixel_size);
-            i += k->mr;
+            const int64_t tiles = (count - i) / k->mr;
+            k->window(&j->taps, pixels + i * stride, tiles, out + (x + i) * j->pixel_size);
+            i += tiles * k->mr;
         }
     }
     if (c->epilogue->table) pyq_lookup(out, c->epilogue->table, out, width * j->pixel_size);
@@ -70,7 +71,7 @@ void pyq_depthwise(const pyq_call *c, const uint8_t *images, int64_t count, cons
     j.epilogue.table = NULL;
     const int quantized = c->epilogue->type == PYQ_OUT_QUANTIZED;
     const int32_t lowest = quantized ? (int32_t)c->epilogue->low + c->epilogue->zero_point : 0;
-    j.taps = (pyq_taps){c->window_weights, &j.epilogue, c->channels, lowest};
+    j.taps = (pyq_taps){c->window_weights, &j.epilogue, c->channels, lowest, (int32_t)c->stride[2]};
     for (int left = 1; left <= PYQ_WINDOW; left++) j.kernels[left] = pyq_select_window(c->window, c->stride[2], left);
     j.pixel_size = c->channels * (quantized ? 1 : 4);
     j.lines = count * c->out_size[1];

@@ -113,10 +113,12 @@ typedef struct {
     const pyq_epilogue *epilogue; /* without a table and without a sum */
     int64_t channels;             /* at least PYQ_NR */
     int32_t lowest;               /* quantized: the lower bound, zero point included */
+    int32_t stride;               /* input pixels from one output pixel to the next */
 } pyq_taps;
 
-/* Writes `mr` neighbouring pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in line r. */
-typedef void (*pyq_window_fn)(const pyq_taps *t, const uint8_t *const *pixels, void *out);
+/* Writes `tiles` times `mr` neighbouring pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in
+ * line r. */
+typedef void (*pyq_window_fn)(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out);
 
 typedef struct {
     const char *name;

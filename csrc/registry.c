@@ -10,7 +10,8 @@
     void pyq_##name(int32_t *, const uint8_t *const *, const int32_t *, const void *, int64_t, int64_t);
 #define EPILOGUE(operation, name, isa) \
     void pyq_##name(const int32_t *, int64_t, const pyq_epilogue *, int64_t, const uint8_t *, void *, int64_t);
-#define WINDOW(name, isa, kernel, stride, mr) void pyq_##name(const pyq_taps *, const uint8_t *const *, void *);
+#define WINDOW(name, isa, kernel, stride, mr) \
+    void pyq_##name(const pyq_taps *, const uint8_t *const *, int64_t, void *);
 #include "kernels.def"
 #undef KERNEL
 #undef EPILOGUE

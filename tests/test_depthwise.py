@@ -59,7 +59,7 @@ def run(
     short: str | None = None,
     call: Callable[..., None] | None = None,
 ) -> np.ndarray:
-    """Output pixels [mr, C] of the input pixels x [side, width, C].
+    """The output pixels, whole tiles [_, C], of the input pixels x [side, width, C].
 
     edge: put each buffer at a guard page, every input pixel at one of its own. short: the buffer that lacks the last
     element that the kernel needs; not all use the second form of the taps of the last line. call: instead of `run_c`.
@@ -78,24 +78,35 @@ def run(
     table = np.zeros(windows.PITCH * side, np.int64)
     for r, line in enumerate(pixels):
         table[r * windows.PITCH :][:width] = [pixel.ctypes.data for pixel in line]
-    weights, out = put("weights", windows.window_weights(w)), put("out", np.zeros((kernel.mr, channels), e.dtype))
+    weights = put("weights", windows.window_weights(w))
+    out = put("out", np.zeros((outputs(kernel, width), channels), e.dtype))
     call = call or (run_c if kernel.backend == "c" else run_numba)
     call(kernel, table, weights, channels, e, out)
     return out
 
 
-def taps_of(weights: np.ndarray, channels: int, e: Epilogue) -> Struct:
+def step(kernel: Kernel) -> int:
+    """Input pixels from one output pixel to the next; 1 where the kernel takes any."""
+    return max(1, row(kernel).stride)
+
+
+def outputs(kernel: Kernel, width: int) -> int:
+    """Output pixels above `width` input pixels."""
+    return (width - row(kernel).kernel) // step(kernel) + 1
+
+
+def taps_of(kernel: Kernel, weights: np.ndarray, channels: int, e: Epilogue) -> Struct:
     """A `pyq_taps`, beside the epilogue that it points to."""
     finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
     lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
-    taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest))
+    taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest, step(kernel)))
     return Struct(taps, (finish,))
 
 
 def run_c(kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray) -> None:
-    taps, _owner = taps_of(weights, channels, e)
+    taps, _owner = taps_of(kernel, weights, channels, e)
     pixels, target = ffi.from_buffer("uint8_t *[]", table), ffi.cast("void *", out.ctypes.data)
-    C_ROWS[kernel.name].window(taps, pixels, target)
+    C_ROWS[kernel.name].window(taps, pixels, len(out) // kernel.mr, target)
 
 
 def run_numba(
@@ -112,16 +123,15 @@ def row(kernel: Kernel) -> Any:
 
 
 def expected(kernel: Kernel, x: np.ndarray, w: PackedWeight) -> np.ndarray:
-    """int32 [mr, C]."""
-    stride = max(1, row(kernel).stride)
+    """int32 [_, C]."""
     image = np.moveaxis(x, -1, 0)[None]
-    return conv(image, w.unpack(), 0, w.zero_point, (1, stride), group=x.shape[-1])[0, :, 0].T
+    return conv(image, w.unpack(), 0, w.zero_point, (1, step(kernel)), group=x.shape[-1])[0, :, 0].T
 
 
 def random_input(kernel: Kernel, rng: np.random.Generator, channels: int, extreme: bool) -> np.ndarray:
-    """The input pixels under the output pixels."""
-    side = row(kernel).kernel
-    shape = side, (kernel.mr - 1) * row(kernel).stride + side, channels
+    """The input pixels under two tiles of a C kernel, or under the one that Numba's compute at once."""
+    side, pixels = row(kernel).kernel, kernel.mr * (2 if kernel.backend == "c" else 1)
+    shape = side, (pixels - 1) * step(kernel) + side, channels
     return (corners if extreme else full_range)(rng, shape, "uint8")
 
 

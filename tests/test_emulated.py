@@ -97,12 +97,13 @@ def pixels_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AV
     def call(
         kernel: Kernel, table: np.ndarray, weights: np.ndarray, channels: int, e: Epilogue, out: np.ndarray
     ) -> None:
-        taps, [finish] = test_depthwise.taps_of(weights, channels, e)
+        taps, [finish] = test_depthwise.taps_of(kernel, weights, channels, e)
         structs = [np.frombuffer(ffi.buffer(struct), np.uint8) for struct in (taps, finish.c)]
         pixel = ctypes.c_uint8 * (channels - (places.get("short") == "pixels"))
         pixels = [np.frombuffer(pixel.from_address(address), np.uint8) for address in table[table > 0].tolist()]
         window = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].window))
-        cpu.call(window, structs[0], table, out, reached=(structs[1], weights, *pixels), xcr0=xcr0)
+        arguments = structs[0], table, len(out) // kernel.mr, out
+        cpu.call(window, *arguments, reached=(structs[1], weights, *pixels), xcr0=xcr0)
 
     channels = int(rng.integers(16, 50))
     x = test_depthwise.random_input(kernel, rng, channels, rng.random() < 0.5)

@@ -26,16 +26,25 @@ ALWAYS_INLINE void window_sums(uint32_t *sums, const uint8_t *const *pixels, int
     }
 }
 
-ALWAYS_INLINE void window(const pyq_taps *t, const uint8_t *const *pixels, void *out, const int kernel) {
+ALWAYS_INLINE void window_pixel(const pyq_taps *t, const uint8_t *const *pixels, int64_t pixel, void *out,
+                                const int kernel) {
     const int pairs = kernel / 2 * kernel + 2 * ((kernel + 1) / 2);
     const int16_t *w = t->weights;
     for (int64_t column = 0; column < t->channels; column += PYQ_NR, w += pairs * 2 * PYQ_NR) {
         const int64_t c = column + PYQ_NR > t->channels ? t->channels - PYQ_NR : column;
         uint32_t sums[PYQ_NR];
         window_sums(sums, pixels, c, w, kernel);
-        for (int i = 0; i < PYQ_NR; i++) requantize_one((int32_t)sums[i], t->epilogue, c + i, NULL, out, c + i);
+        for (int i = 0; i < PYQ_NR; i++) requantize_one((int32_t)sums[i], t->epilogue, c + i, NULL, out, pixel * t->channels + c + i);
     }
 }
 
-void pyq_scalar_window3_1x16(const pyq_taps *t, const uint8_t *const *pixels, void *out) { window(t, pixels, out, 3); }
-void pyq_scalar_window5_1x16(const pyq_taps *t, const uint8_t *const *pixels, void *out) { window(t, pixels, out, 5); }
+ALWAYS_INLINE void window(const pyq_taps *t, const uint8_t *const *pixels, int64_t count, void *out, const int kernel) {
+    for (int64_t i = 0; i < count; i++) window_pixel(t, pixels + i * t->stride, i, out, kernel);
+}
+
+void pyq_scalar_window3_1x16(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) {
+    window(t, pixels, tiles, out, 3);
+}
+void pyq_scalar_window5_1x16(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) {
+    window(t, pixels, tiles, out, 5);
+}

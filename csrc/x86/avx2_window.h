@@ -102,30 +102,33 @@ ALWAYS_INLINE TARGET_AVX2 void finish(const int32_t *tile, int64_t rows, const p
         store_bytes(tile, rows, &c, b, 0, NULL, NULL, NULL, out, stride);
 }
 
-ALWAYS_INLINE TARGET_AVX2 void window(const pyq_taps *t, const uint8_t *const *pixels, void *out, const int kernel,
-                                      const int stride, const int mr, const int fused, const int32_t type) {
+ALWAYS_INLINE TARGET_AVX2 void window(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, uint8_t *out,
+                                      const int kernel, const int stride, const int mr, const int fused,
+                                      const int32_t type) {
     bounds b = load_bounds(t->epilogue);
     const int element_size = type == PYQ_OUT_QUANTIZED ? 1 : 4, pairs = kernel / 2 * kernel + (kernel + 1) / 2 * 2;
     const int64_t channels = t->channels;
-    const int16_t *w = t->weights;
-    for (int64_t column = 0; column < channels; column += PYQ_NR, w += pairs * 2 * PYQ_NR) {
-        const int64_t c = column + PYQ_NR > channels ? channels - PYQ_NR : column;
-        __m256i acc[PYQ_WINDOW][2];
-        window_sums(acc, pixels, c, w, kernel, stride, mr, fused);
-        b.lowest = _mm256_set1_epi8((char)t->lowest); /* no register is left for it */
-        finish((const int32_t *)acc, mr, t->epilogue, &b, type, c, (uint8_t *)out + c * element_size, channels);
+    for (; tiles > 0; tiles--, pixels += mr * t->stride, out += mr * channels * element_size) {
+        const int16_t *w = t->weights;
+        for (int64_t column = 0; column < channels; column += PYQ_NR, w += pairs * 2 * PYQ_NR) {
+            const int64_t c = column + PYQ_NR > channels ? channels - PYQ_NR : column;
+            __m256i acc[PYQ_WINDOW][2];
+            window_sums(acc, pixels, c, w, kernel, stride, mr, fused);
+            b.lowest = _mm256_set1_epi8((char)t->lowest); /* no register is left for it */
+            finish((const int32_t *)acc, mr, t->epilogue, &b, type, c, out + c * element_size, channels);
+        }
     }
 }
 
 /* A loop for each type of output: without branches in it, a processor looks ahead further. */
-ALWAYS_INLINE TARGET_AVX2 void window_of_type(const pyq_taps *t, const uint8_t *const *pixels, void *out,
-                                              const int kernel, const int stride, const int mr, const int fused) {
+ALWAYS_INLINE TARGET_AVX2 void window_of_type(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles,
+                                              void *out, const int kernel, const int stride, const int mr, const int fused) {
     if (t->epilogue->type == PYQ_OUT_QUANTIZED)
-        window(t, pixels, out, kernel, stride, mr, fused, PYQ_OUT_QUANTIZED);
+        window(t, pixels, tiles, out, kernel, stride, mr, fused, PYQ_OUT_QUANTIZED);
     else if (t->epilogue->type == PYQ_OUT_FLOAT32)
-        window(t, pixels, out, kernel, stride, mr, fused, PYQ_OUT_FLOAT32);
+        window(t, pixels, tiles, out, kernel, stride, mr, fused, PYQ_OUT_FLOAT32);
     else
-        window(t, pixels, out, kernel, stride, mr, fused, PYQ_OUT_INT32);
+        window(t, pixels, tiles, out, kernel, stride, mr, fused, PYQ_OUT_INT32);
 }
 
 /* The tiles that there are, for both: T(name, kernel, stride, mr). */

@@ -7,8 +7,8 @@
 #include "avx2_window.h"
 
 #define DEFINE(name, kernel, stride, mr)                                                                       \
-    TARGET_AVX512VNNI void pyq_avx512vnni_##name(const pyq_taps *t, const uint8_t *const *pixels, void *out) { \
-        window_of_type(t, pixels, out, kernel, stride, mr, 1);                                                 \
+    TARGET_AVX512VNNI void pyq_avx512vnni_##name(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) { \
+        window_of_type(t, pixels, tiles, out, kernel, stride, mr, 1);                                                 \
     }
 EVERY_TILE(DEFINE)
 
