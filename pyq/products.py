@@ -121,7 +121,7 @@ def one_zero_point(value: npt.ArrayLike, dtype: np.dtype[Any]) -> int | None:
         number = value.item()
     else:
         return None
-    low, high = LIMITS[dtype] if number else (0, 0)  # looking them up takes longest
+    low, high = LIMITS[dtype]
     return number if low <= number <= high else None
 
 
