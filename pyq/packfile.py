@@ -1,7 +1,7 @@
 """The file of a PackedWeight: a header, a JSON description, and the arrays, each at a multiple of 64 bytes.
 
 0   8 bytes  magic "PYQPACK\\0"
-8   u32      version, 3 (little endian, as all numbers)
+8   u32      version, 4 (little endian, as all numbers)
 12  u32      length of the JSON text that follows at 20
 16  u32      CRC-32 of all other bytes
 20  JSON     kind, shape, dtype, group, amax, runs_per_row, and for each array shape and start
@@ -25,7 +25,7 @@ from pyq.packing import PackedWeight
 from pyq.panels import ALIGNMENT, GROUP_SIZE, LAYOUT_NAMES, NR, SEGMENT_DTYPE, STEP_BYTES, TAPS16, Panels, aligned_bytes
 
 MAGIC = b"PYQPACK\0"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<8sIII")
 CHECKSUM_AT = 16
 ARRAYS = {
@@ -151,13 +151,13 @@ def _check_panels(w: PackedWeight) -> None:
     sizes = steps * np.array(STEP_BYTES)[layout]
     columns = table["column"].astype(np.int64)
     ends = columns + table["columns"]
-    per_group = w.columns if w.kind == "depthwise" else w.columns // w.group
+    per_group = w.columns // w.group_count
     good = (
         (steps > 0).all()
         and ((table["data"] >= 0) & (table["data"] <= w.data.size - sizes) & (table["data"] % 4 == 0)).all()
         and ((table["order"] >= 0) & (table["order"] <= w.order.size - steps)).all()
         and ((table["columns"] > 0) & (table["columns"] <= NR)).all()
-        and columns[0] == 0  # every column in one panel, and no panel across two groups
+        and columns[0] == 0  # every column in one panel, and no panel across two of those packed apart
         and ((columns[1:] == ends[:-1]) | ((columns[1:] == columns[:-1]) & (ends[1:] == ends[:-1]))).all()
         and ends[-1] == w.columns
         and (columns // per_group == (ends - 1) // per_group).all()
@@ -177,4 +177,7 @@ def _check_panels(w: PackedWeight) -> None:
 def _row_offsets(w: PackedWeight) -> NDArray[np.int64]:
     """What each segment must add to a row: its own first channel if depthwise, else that of its group."""
     column = w.segments["column"].astype(np.int64)
-    return column if w.kind == "depthwise" else column // (w.columns // w.group) * (w.shape[1] if w.group > 1 else 0)
+    if w.kind == "depthwise":
+        return column
+    channels = w.shape[1] * w.together if w.group_count > 1 else 0
+    return column // (w.columns // w.group_count) * channels

@@ -108,6 +108,29 @@ def test_convolution_round_trip(
     verify_certificate(packed)
 
 
+@pytest.mark.parametrize(
+    ("shape", "group", "columns"),
+    [
+        ((128, 4, 3, 3), 32, 16),  # four groups of four
+        ((64, 8, 3, 3), 8, 16),  # two of eight, 18 quads
+        ((64, 8, 5, 5), 8, 8),  # 50 quads: as narrow panels
+        ((64, 4, 5, 5), 16, 8),  # two of four
+        ((36, 4, 1, 1), 9, 12),  # three of four: four do not divide nine
+        ((28, 4, 1, 1), 7, 4),  # no number above one divides seven
+        ((64, 16, 3, 3), 4, 16),
+        ((6, 3, 1, 3), 3, 6),  # all of them
+    ],
+)
+def test_small_groups_share_a_panel(shape: tuple[int, ...], group: int, columns: int, rng: np.random.Generator) -> None:
+    w = quantized(rng, shape, "int8", True, False)
+    packed = pack(w, group=group)
+    assert set(packed.segments["columns"].tolist()) == {columns}
+    assert_same(packed.unpack(), np.asarray(w.data), "unpack")
+    x = full_range(rng, (2, group * shape[1], *[5] * (len(shape) - 2)), "uint8")
+    sums = conv(x, np.asarray(w.data), 3, np.asarray(w.zero_point), group=group)
+    assert_same(ops.conv_integer(x, packed, 3), sums, "sums")
+
+
 @pytest.mark.parametrize("channels", [2, 15, 16, 17, 40])
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 5), (2, 2), (7,)])
 @pytest.mark.parametrize("dtype", DTYPES)
