@@ -307,7 +307,8 @@ def _pack_conv(
     # A kernel row of an ungrouped convolution is one run: C = 3 then pads 3 weights of a row, not of every pixel.
     runs_per_row = 1 if group == 1 and c % 4 and not dilated else width
     together = groups_together(folded.shape, group)
-    folded, group, c = _united(folded, group, together), group // together, c * together
+    if together > 1:
+        folded, group, c = _united(folded, group, together), group // together, c * together
     kernels = folded.reshape(group, m // group, c, height, width).transpose(0, 3, 4, 2, 1)
     parts = []
     for kernel in kernels:  # [height, width, c, m / group]

@@ -122,7 +122,8 @@ ALWAYS_INLINE TARGET_AVX2 void window(const pyq_taps *t, const uint8_t *const *p
 
 /* A loop for each type of output: without branches in it, a processor looks ahead further. */
 ALWAYS_INLINE TARGET_AVX2 void window_of_type(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles,
-                                              void *out, const int kernel, const int stride, const int mr, const int fused) {
+                                              void *out, const int kernel, const int stride, const int mr,
+                                              const int fused) {
     if (t->epilogue->type == PYQ_OUT_QUANTIZED)
         window(t, pixels, tiles, out, kernel, stride, mr, fused, PYQ_OUT_QUANTIZED);
     else if (t->epilogue->type == PYQ_OUT_FLOAT32)

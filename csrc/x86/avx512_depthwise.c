@@ -6,9 +6,10 @@
 #if PYQ_HAVE_AVX512VNNI
 #include "avx2_window.h"
 
-#define DEFINE(name, kernel, stride, mr)                                                                       \
-    TARGET_AVX512VNNI void pyq_avx512vnni_##name(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) { \
-        window_of_type(t, pixels, tiles, out, kernel, stride, mr, 1);                                                 \
+#define DEFINE(name, kernel, stride, mr)                                                                         \
+    TARGET_AVX512VNNI void pyq_avx512vnni_##name(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, \
+                                                 void *out) {                                                    \
+        window_of_type(t, pixels, tiles, out, kernel, stride, mr, 1);                                            \
     }
 EVERY_TILE(DEFINE)
 

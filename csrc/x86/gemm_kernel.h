@@ -5,7 +5,7 @@
 #include "../pyq.h"
 
 /* As pyq_gemm_fn has them. */
-#define PYQ_GEMM_PARAMETERS                                                                                        \
+#define PYQ_GEMM_PARAMETERS \
     int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *w, int64_t steps, int64_t how
 
 /* `body`, an inline function of these and of the stride, is compiled twice: for rows that follow each other, whose
