@@ -56,6 +56,11 @@ def test_hot_loops_stay_in_registers(kernel: Kernel) -> None:
         assert [spills(code, loop) for loop in loops] == [[]] * len(loops), name
 
 
+def test_kernels_for_rows_that_lie_apart_are_looked_at() -> None:
+    looked_at = {kernel.name for kernel in SIMD if len(functions_of(kernel)) > 1}
+    assert {"avx2_pairs16_6x16", "avx2_quads8p2_4x16", "avx2_quads8p4_4x16"} <= looked_at
+
+
 @pytest.mark.parametrize("flags", [["-fomit-frame-pointer"], ["-fno-omit-frame-pointer"]], ids=lambda flags: flags[0])
 @pytest.mark.parametrize(("accumulators", "fit"), [(8, True), (24, False)])
 def test_a_loop_that_spills_is_found(tmp_path: Path, accumulators: int, fit: bool, flags: list[str]) -> None:
