@@ -1,4 +1,4 @@
-/* pyq_run on NumPy arrays that are given as Python objects, by id(): of CPython, the object's address.
+/* NumPy arrays that are given as Python objects, by id(): of CPython, the object's address.
  *
  * To ask an array for its address by Python's buffer protocol takes a fifth of a microsecond, as long as a product of
  * 32x32 matrices; its header has it, at a place that is part of NumPy's ABI. Part of the extension module only: the
@@ -16,9 +16,16 @@
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
 #include <numpy/ndarraytypes.h>
 
+static void *pyq_array_data(uintptr_t array) { return PyArray_DATA((PyArrayObject *)array); }
+
 static int32_t pyq_run_arrays(const pyq_call *call, uintptr_t x, int64_t images, uintptr_t residual, uintptr_t out) {
-    const uint8_t *addend = residual ? PyArray_DATA((PyArrayObject *)residual) : NULL;
-    return pyq_run(call, PyArray_DATA((PyArrayObject *)x), images, addend, PyArray_DATA((PyArrayObject *)out));
+    return pyq_run(call, pyq_array_data(x), images, residual ? pyq_array_data(residual) : NULL, pyq_array_data(out));
+}
+
+static int32_t pyq_run_dynamic_arrays(const pyq_dynamic *dynamic, uintptr_t x, int64_t rows, uintptr_t offset,
+                                      uintptr_t out) {
+    const float *addend = offset ? pyq_array_data(offset) : NULL;
+    return pyq_run_dynamic(dynamic, pyq_array_data(x), rows, addend, pyq_array_data(out));
 }
 
 #endif

@@ -8,7 +8,7 @@
  * vpmovzxbw and store, for 16 or 32 elements.
  */
 #include "isa.h"
-#include "pyq.h"
+#include "lower.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -109,7 +109,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void make_key(void) { pthread_key_create(&at_exit, free); }
 
-static uint8_t *reserve(size_t size) {
+uint8_t *pyq_reserve(size_t size) {
     if (scratch.size < size) {
         pthread_once(&once, make_key);
         free(scratch.memory);
@@ -129,46 +129,66 @@ static void needs(const pyq_weights *w, int *bytes, int *words) {
             *bytes = 1;
 }
 
-/* Compute out [images * out_size, columns] from contiguous images [images, *size, channels]; residual as in pyq_gemm. */
-int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t *residual, void *out) {
-    int64_t padded[3], need_bytes = 0;
-    job j = {.call = c, .x = x};
+/* What a call needs, in bytes, one part behind the other. */
+typedef struct {
+    int64_t padded[3], row, total; /* size of a padded image; elements of a line of it, and of all images */
+    int padded_any, words, in_place;
+    size_t byte_size, word_size, size;
+} layout;
+
+static layout lay_out(const pyq_call *c, int64_t images) {
+    layout l = {.row = c->channels};
     for (int d = 0; d < 3; d++) {
-        padded[d] = c->size[d] + (c->window ? 0 : c->begin[d] + c->end[d]);
-        j.padded |= padded[d] != c->size[d];
+        l.padded[d] = c->size[d] + (c->window ? 0 : c->begin[d] + c->end[d]);
+        l.padded_any |= l.padded[d] != c->size[d];
     }
-    const int64_t row = padded[2] * c->channels, total = images * padded[0] * padded[1] * row;
-    int bytes = 0, words = 0;
-    needs(c->weights, &bytes, &words);
-    const int in_place = bytes && !c->shift && !j.padded && c->exact_reads;
-    need_bytes = bytes && !in_place ? (total + PYQ_SLACK + 63) / 64 * 64 : 0;
-    const int64_t need_words = 2 * (words ? total + PYQ_SLACK : PYQ_SLACK), need_zeros = c->window ? c->channels : 0;
-    uint8_t *memory = reserve((size_t)(need_bytes + need_words + need_zeros));
-    if (!memory) return PYQ_NO_MEMORY;
-    j.bytes = need_bytes ? memory : NULL;
-    j.words = words ? (int16_t *)(memory + need_bytes) : NULL;
-    if (need_bytes || words || c->amax < 255) {
-        j.line = j.padded ? row : LINE;
-        j.total = total;
-        j.lines = j.padded ? images * padded[0] * padded[1] : (total + LINE - 1) / LINE;
+    l.row *= l.padded[2];
+    l.total = images * l.padded[0] * l.padded[1] * l.row;
+    int bytes = 0;
+    needs(c->weights, &bytes, &l.words);
+    l.in_place = bytes && !c->shift && !l.padded_any && c->exact_reads;
+    l.byte_size = bytes && !l.in_place ? (size_t)(l.total + PYQ_SLACK + 63) / 64 * 64 : 0;
+    l.word_size = 2 * (size_t)(l.words ? l.total + PYQ_SLACK : PYQ_SLACK);
+    l.size = l.byte_size + l.word_size + (size_t)(c->window ? c->channels : 0);
+    return l;
+}
+
+size_t pyq_memory_of(const pyq_call *c, int64_t images) { return lay_out(c, images).size; }
+
+int32_t pyq_run_in(uint8_t *memory, const pyq_call *c, const void *x, int64_t images, const uint8_t *residual,
+                   void *out) {
+    const layout l = lay_out(c, images);
+    job j = {.call = c, .x = x, .padded = l.padded_any, .total = l.total};
+    j.bytes = l.byte_size ? memory : NULL;
+    j.words = l.words ? (int16_t *)(memory + l.byte_size) : NULL;
+    if (j.bytes || j.words || c->amax < 255) {
+        j.line = j.padded ? l.row : LINE;
+        j.lines = j.padded ? images * l.padded[0] * l.padded[1] : (l.total + LINE - 1) / LINE;
         j.lines_per_task = j.line > 32 * LINE ? 1 : 32 * LINE / (j.line ? j.line : 1);
         pyq_parallel(run_lines, &j, (j.lines + j.lines_per_task - 1) / j.lines_per_task);
         if (atomic_load(&j.highest) > c->amax) return PYQ_ABOVE_AMAX;
     }
+    const uint8_t *bytes = l.in_place ? x : j.bytes;
     if (c->window) {
-        uint8_t *zeros = memory + need_bytes + need_words;
+        uint8_t *zeros = memory + l.byte_size + l.word_size;
         memset(zeros, c->zero, (size_t)c->channels);
-        pyq_depthwise(c, in_place ? x : j.bytes, images, zeros, out);
+        pyq_depthwise(c, bytes, images, zeros, out);
         return PYQ_OK;
     }
     const pyq_rows rows = {
-        .bytes = in_place ? x : j.bytes,
+        .bytes = bytes,
         .words = j.words,
         .images = images,
         .size = {c->out_size[0], c->out_size[1], c->out_size[2]},
-        .stride_n = padded[0] * padded[1] * row,
-        .stride = {c->stride[0] * padded[1] * row, c->stride[1] * row, c->stride[2] * c->channels},
+        .stride_n = l.padded[0] * l.padded[1] * l.row,
+        .stride = {c->stride[0] * l.padded[1] * l.row, c->stride[1] * l.row, c->stride[2] * c->channels},
     };
     pyq_gemm(&rows, c->weights, c->epilogue, residual, out, c->columns);
     return PYQ_OK;
+}
+
+/* Compute out [images * out_size, columns] from contiguous images [images, *size, channels]; residual as in pyq_gemm. */
+int32_t pyq_run(const pyq_call *c, const void *x, int64_t images, const uint8_t *residual, void *out) {
+    uint8_t *memory = pyq_reserve(pyq_memory_of(c, images));
+    return memory ? pyq_run_in(memory, c, x, images, residual, out) : PYQ_NO_MEMORY;
 }

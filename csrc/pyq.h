@@ -161,8 +161,19 @@ typedef struct {
     const int16_t *window_weights;
 } pyq_call;
 
-enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY };
+enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY, PYQ_NOT_ALLOWED };
 int32_t pyq_run(const pyq_call *call, const void *x, int64_t images, const uint8_t *residual, void *out);
+
+/* dynamic.c: float32 rows times packed weights, by way of uint8. PYQ_NOT_ALLOWED when a number is not finite, or one of
+ * the scales would not be. */
+typedef struct {
+    pyq_call call;         /* for bytes without sign; its epilogue, zero and amax are made for each run */
+    const float *scale;    /* of the weights, per column */
+    const int32_t *colsum; /* of the packed weights, per column */
+    float low, high;       /* bounds of the result, may be infinite */
+} pyq_dynamic;
+
+int32_t pyq_run_dynamic(const pyq_dynamic *dynamic, const float *x, int64_t rows, const float *offset, float *out);
 
 /* depthwise.c: as pyq_gemm, where `window` is not 0. */
 void pyq_depthwise(const pyq_call *call, const uint8_t *images, int64_t count, const uint8_t *zeros, void *out);

@@ -14,7 +14,7 @@ from pyq.config import get_num_threads, kernels_available, set_num_threads, show
 from pyq.conv_transpose import conv_transpose, conv_transpose_integer
 from pyq.elementwise import add, concat, div, mul, sub
 from pyq.errors import FormatError, UnsupportedOperator
-from pyq.ops import conv, conv_integer, linear, matmul, matmul_integer
+from pyq.ops import conv, conv_integer, linear, matmul, matmul_dynamic, matmul_integer
 from pyq.packing import Certificate, PackedWeight, pack, verify_certificate
 from pyq.pooling import average_pool, global_average_pool, global_max_pool, max_pool
 from pyq.softmax import softmax
@@ -53,6 +53,7 @@ __all__ = [
     "kernels_available",
     "linear",
     "matmul",
+    "matmul_dynamic",
     "matmul_integer",
     "max_pool",
     "mul",

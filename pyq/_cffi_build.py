@@ -11,6 +11,7 @@ SOURCES = [
     "csrc/registry.c",
     "csrc/gemm.c",
     "csrc/lower.c",
+    "csrc/dynamic.c",
     "csrc/pack.c",
     "csrc/pack_bytes.c",
     "csrc/pack_plan.c",
@@ -48,7 +49,9 @@ HEADER = Path(__file__).parents[1] / "csrc" / "pyq.h"
 
 ffi = FFI()
 ffi.cdef(HEADER.read_text().partition("#include <stdint.h>")[2].rpartition("#endif")[0])
+ffi.cdef("void *pyq_array_data(uintptr_t array);")
 ffi.cdef("int32_t pyq_run_arrays(const pyq_call *, uintptr_t x, int64_t images, uintptr_t residual, uintptr_t out);")
+ffi.cdef("int32_t pyq_run_dynamic_arrays(const pyq_dynamic *, uintptr_t x, int64_t, uintptr_t offset, uintptr_t out);")
 ffi.set_source(
     "pyq._core",
     '#include "arrays.h"',

@@ -163,6 +163,14 @@ class Backend(Protocol):
     ) -> NDArray[Any]:
         """``[M, K] x [K, N]`` to ``[M, N]``."""
 
+    def matmul_dynamic(
+        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+    ) -> NDArray[np.float32] | None:
+        """Contiguous ``[M, K]``, quantized by its range to integers up to ``w.amax``, times ``w``, within bounds.
+
+        None where that takes as many steps as it has words: the caller goes them, and finds what is not allowed.
+        """
+
     def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
         """The product of each pair, ``[P, M, N]``."""
 

@@ -78,6 +78,19 @@ class CBackend(KernelBackend):
         call = ffi.new("pyq_call *", (weights.c, finish.c, w.columns, *images, *counts, _pointer("int16_t[]", taps)))
         return _product(Struct(call, (weights, finish, taps)))
 
+    def matmul_dynamic(
+        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+    ) -> NDArray[np.float32] | None:
+        """``pyq_run_dynamic``."""
+        key = self, "dynamic", low, high
+        call = w.kept.get(key) or w.keep(key, _dynamic(w, low, high))
+        out = np.empty((len(x), w.columns), np.float32)
+        addend = 0 if offset is None else id(offset)
+        status = lib.pyq_run_dynamic_arrays(call.c, id(x), len(x), addend, id(out))
+        if status == lib.PYQ_NO_MEMORY:
+            raise MemoryError(f"x: no memory for {x.size} quantized numbers")
+        return out if status == lib.PYQ_OK else None
+
     def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
         """``pyq_multiply``."""
         a, b, zeros = np.ascontiguousarray(stacks.a), np.ascontiguousarray(stacks.b), stacks.b_zero_points
@@ -129,15 +142,13 @@ class CBackend(KernelBackend):
 
     def binary_lines(self, op: str, a: BinaryLines, b: BinaryLines, params: QParams, out: NDArray[np.uint8]) -> None:
         """``pyq_binary``."""
-        zero_point = int(params.zero_point)
-        bounds = params.qmin - zero_point, params.qmax - zero_point
         lib.pyq_binary(
-            _arithmetic(op, _fields(a.params), _fields(b.params), _fields(params), *bounds),
+            _arithmetic(op, a.params.numbers, b.params.numbers, params.numbers, params.qmin, params.qmax),
             len(a.shape),
             a.shape,
-            ffi.cast("uint8_t *", a.array.ctypes.data),
+            lib.pyq_array_data(id(a.array)),
             a.strides,
-            ffi.cast("uint8_t *", b.array.ctypes.data),
+            lib.pyq_array_data(id(b.array)),
             b.strides,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )
@@ -243,22 +254,26 @@ def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
     return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.data))
 
 
+def _dynamic(w: PackedWeight, low: float, high: float) -> Struct:
+    weights, one = _weights(w, w.offsets()), (1, 1, 1)
+    scale = np.ascontiguousarray(np.broadcast_to(w.scale, w.columns))
+    images = one, w.shape[0], (0, 0, 0), (0, 0, 0), one, one
+    call = weights.c, ffi.NULL, w.columns, *images, 0, 0, w.amax, True, 0, ffi.NULL
+    fields = call, _pointer("float[]", scale), _pointer("int32_t[]", w.colsum), low, high
+    return Struct(ffi.new("pyq_dynamic *", fields), (weights, scale, w.colsum))
+
+
 _Affine: TypeAlias = tuple[float, int, bool]
 
 
-def _fields(params: QParams) -> _Affine:
-    """The fields of a ``pyq_affine``."""
-    return float(params.scale), int(params.zero_point), params.dtype == np.int8
-
-
 def _affine(params: QParams) -> Any:
-    return ffi.new("pyq_affine *", _fields(params))
+    return ffi.new("pyq_affine *", params.numbers)
 
 
 @lru_cache(maxsize=1024)
-def _arithmetic(op: str, a: _Affine, b: _Affine, out: _Affine, low: int, high: int) -> Any:
+def _arithmetic(op: str, a: _Affine, b: _Affine, out: _Affine, qmin: int, qmax: int) -> Any:
     """A ``pyq_arithmetic``, which is kept because to look for shorter ways takes as long as some 100000 results."""
     prepared = ffi.new("pyq_arithmetic *")
     operands = (ffi.new("pyq_affine *", each) for each in (a, b, out))
-    lib.pyq_prepare_binary(OPERATIONS.index(op), *operands, low, high, prepared)
+    lib.pyq_prepare_binary(OPERATIONS.index(op), *operands, qmin - out[1], qmax - out[1], prepared)
     return prepared

@@ -91,6 +91,8 @@ def _binary(op: str, a: QTensor, b: QTensor, out: QParams) -> QTensor:
 
 
 def _check_broadcast(a: QTensor, b: QTensor) -> None:
+    if a.shape == b.shape:
+        return
     try:
         np.broadcast_shapes(a.shape, b.shape)
     except ValueError:

@@ -135,6 +135,12 @@ class KernelBackend(ABC):
         product(np.ascontiguousarray(x), w, written, None if residual is None else np.ascontiguousarray(residual))
         return written if out is None else _result(written, out)
 
+    def matmul_dynamic(
+        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+    ) -> NDArray[np.float32] | None:
+        """See the protocol."""
+        return None
+
     @abstractmethod
     def multiply(self, stacks: Stacks, epilogue: Epilogue) -> NDArray[Any]:
         """See the protocol."""

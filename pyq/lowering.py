@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyq.backends import ConvGeometry, Epilogue, Residual
 from pyq.packing import PackedWeight
 from pyq.panels import NR
-from pyq.qparams import QParams
+from pyq.qparams import LIMITS, QParams
 
 SLACK = 64  # elements behind a buffer that a kernel may read
 
@@ -88,7 +88,8 @@ def place_conv(shape: tuple[int, ...], w: PackedWeight, geometry: ConvGeometry, 
 def _per_column(values: NDArray[Any] | None, columns: int, dtype: type) -> NDArray[Any] | None:
     if values is None:
         return None
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype), (columns,)))
+    array: NDArray[Any] = np.ascontiguousarray(values, dtype)
+    return array if array.shape == (columns,) else np.full(columns, array)
 
 
 class LoweredSum(NamedTuple):
@@ -135,10 +136,10 @@ def lower_epilogue(epilogue: Epilogue, columns: int, correction: NDArray[np.int3
     if correction is not None:
         bias = correction if bias is None else bias + correction
     low, high = epilogue.low, epilogue.high
-    if epilogue.dtype in (np.uint8, np.int8):
-        limits = np.iinfo(epilogue.dtype)
-        low = (limits.min if low is None else low) - epilogue.zero_point
-        high = (limits.max if high is None else high) - epilogue.zero_point
+    if epilogue.dtype.itemsize == 1:
+        least, most = LIMITS[epilogue.dtype]
+        low = (least if low is None else low) - epilogue.zero_point
+        high = (most if high is None else high) - epilogue.zero_point
     return LoweredEpilogue(
         bias,
         _per_column(epilogue.multiplier, columns, np.float32),
@@ -166,17 +167,18 @@ def _by_stride(strides: tuple[int, ...]) -> tuple[int, ...]:
 class Walk(NamedTuple):
     """The order in which an element-wise kernel visits an array, so that NHWC input gives NHWC output.
 
-    ``shape`` is in that order; ``order[i]`` is the axis of the logical array that comes i-th.
+    ``shape`` is in that order; ``order[i]`` is the axis of the logical array that comes i-th, ``place[axis]`` the
+    reverse.
     """
 
     shape: tuple[int, ...]
     order: tuple[int, ...]
+    place: tuple[int, ...]
 
     @staticmethod
     def along(x: NDArray[Any]) -> Walk:
         """The walk that follows the memory of ``x``."""
-        order = memory_order(x)
-        return Walk(tuple(x.shape[axis] for axis in order), order)
+        return _walk(x.shape, x.strides)
 
     def flat(self, x: NDArray[Any]) -> NDArray[Any]:
         """``x`` as one run of elements; copied only when its memory has gaps."""
@@ -190,8 +192,7 @@ class Walk(NamedTuple):
 
     def result(self, target: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
         """The array in logical order over ``target``; copied into ``out`` when that lies in another order."""
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        logical = target.reshape(self.shape).transpose(inverse)
+        logical = target.reshape(self.shape).transpose(self.place)
         if out is None:
             return logical
         if not np.may_share_memory(out, target):
@@ -206,13 +207,20 @@ class Walk(NamedTuple):
     def slices(self, params: QParams) -> Iterator[tuple[slice, float, int]]:
         """Runs of elements that share one scale and zero point, with both: the whole, when quantized per tensor."""
         if params.axis is None:
-            yield slice(0, math.prod(self.shape)), float(params.scale), int(params.zero_point)
+            yield slice(0, math.prod(self.shape)), *params.numbers[:2]
             return
         position, run = self.order.index(params.axis % len(self.order)), self.run(params)
         for index in range(math.prod(self.shape[: position + 1])):
             channel = index % self.shape[position]
             part = slice(index * run, (index + 1) * run)
             yield part, float(params.scale[channel]), int(params.zero_point[channel])
+
+
+@lru_cache(maxsize=1024)  # it takes as long as the kernel on some 1000 elements
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...]) -> Walk:
+    """The walk through elements of `shape` in the order of their strides."""
+    order = _by_stride(strides)
+    return Walk(tuple(shape[axis] for axis in order), order, tuple(sorted(range(len(order)), key=order.__getitem__)))
 
 
 class BinaryLines(NamedTuple):
@@ -234,15 +242,12 @@ def lower_binary(
     """Broadcast, and follow the memory of the operand that fills the result. 0 / 0 is a ValueError."""
     if op == "div" and ((a == a_params.zero_point) & (b == b_params.zero_point)).any():
         raise ValueError("a, b: 0 / 0 is NaN, which has no quantized value")
-    walk, *strides = _common_walk(a.shape, a.strides, b.shape, b.strides)
-    if all(each[-1:] in ((), (0,), (1,)) for each in strides):
-        first, second = a, b
-    else:
+    walk, dims, a_strides, b_strides = _common_walk(a.shape, a.strides, b.shape, b.strides)
+    if dims is None:
         wide = (np.broadcast_to(x, np.broadcast_shapes(a.shape, b.shape)) for x in (a, b))
-        first, second = (_unit_inner(x.transpose(walk.order)) for x in wide)
-        strides = [first.strides, second.strides]
-    dims, a_strides, b_strides = merged_dimensions(walk.shape, *strides)
-    return walk, BinaryLines(first, a_params, dims, a_strides), BinaryLines(second, b_params, dims, b_strides)
+        a, b = (_unit_inner(x.transpose(walk.order)) for x in wide)
+        dims, a_strides, b_strides = _merged_dimensions(walk.shape, a.strides, b.strides)
+    return walk, BinaryLines(a, a_params, dims, a_strides), BinaryLines(b, b_params, dims, b_strides)
 
 
 _Integers: TypeAlias = tuple[int, ...]
@@ -251,15 +256,16 @@ _Integers: TypeAlias = tuple[int, ...]
 @lru_cache(maxsize=1024)  # it takes longer than a small sum
 def _common_walk(
     a_shape: _Integers, a_strides: _Integers, b_shape: _Integers, b_strides: _Integers
-) -> tuple[Walk, _Integers, _Integers]:
-    """The walk of two operands, and the byte strides of both in its order: 0 where they are broadcast."""
+) -> tuple[Walk, _Integers | None, _Integers, _Integers]:
+    """The walk of two operands, and `_merged_dimensions` in its order; None where one has to be copied before."""
     shape = np.broadcast_shapes(a_shape, b_shape)
     filling = next((each for own, each in ((a_shape, a_strides), (b_shape, b_strides)) if own == shape), None)
-    order = tuple(range(len(shape))) if filling is None else _by_stride(filling)
-    walk = Walk(tuple(shape[axis] for axis in order), order)
+    walk = _walk(shape, tuple(range(len(shape), 0, -1)) if filling is None else filling)
     whole = [_broadcast_strides(a_shape, a_strides, shape), _broadcast_strides(b_shape, b_strides, shape)]
-    first, second = (tuple(strides[axis] for axis in order) for strides in whole)
-    return walk, first, second
+    first, second = (tuple(strides[axis] for axis in walk.order) for strides in whole)
+    if all(strides[-1:] in ((), (0,), (1,)) for strides in (first, second)):
+        return walk, *_merged_dimensions(walk.shape, first, second)
+    return walk, None, first, second
 
 
 def _broadcast_strides(own: _Integers, strides: _Integers, shape: _Integers) -> _Integers:
@@ -273,8 +279,7 @@ def _unit_inner(x: NDArray[Any]) -> NDArray[Any]:
     return x if not x.ndim or x.strides[-1] in (0, 1) else np.ascontiguousarray(x)
 
 
-@lru_cache(maxsize=1024)
-def merged_dimensions(
+def _merged_dimensions(
     shape: _Integers, a_strides: _Integers, b_strides: _Integers
 ) -> tuple[_Integers, _Integers, _Integers]:
     """Shape and byte strides of two operands, every pair of axes merged that both cross in one even stride."""

@@ -26,11 +26,12 @@ from pyq.products import (
     make_epilogue,
     one_zero_point,
     quantized,
+    real_bounds,
     unscaled,
     unwanted_zero_point,
 )
-from pyq.qparams import QParams
-from pyq.tensor import QTensor
+from pyq.qparams import QParams, as_float32
+from pyq.tensor import QTensor, quantize
 from pyq.unpacked import multiply, wrong_shapes
 
 
@@ -87,6 +88,35 @@ def linear(
     if isinstance(w, QTensor) and w.ndim != 2:
         raise ValueError(f"w: expected [N, K], got {w.shape}")
     return matmul(x, w.T if isinstance(w, QTensor) else w, bias, out, activation)
+
+
+def matmul_dynamic(
+    x: npt.ArrayLike, w: PackedWeight, bias: npt.ArrayLike | None = None, activation: Activation = None
+) -> np.ndarray:
+    """Dynamic quantization: `matmul(quantize(x, qmax=w.amax), w, bias, activation=activation)`, in one call.
+
+    x: float32 [..., M, K] or [K], whose range at this call gives its scale and zero point, as in ONNX
+    DynamicQuantizeLinear. w: weights packed by `pack`, once; with `amax=127` activations have 7 bits. bias and
+    activation as in `matmul`. Returns float32 [..., M, N].
+
+    ValueError when shapes do not fit, or x or bias has a number that is not finite.
+
+    >>> w = pack(QTensor(np.array([[3], [4]], np.int8), scale=0.1))
+    >>> matmul_dynamic([[0.5, 1.0]], w, bias=[1.0]).round(2)
+    array([[1.55]], dtype=float32)
+    """
+    reals, offset = as_float32("x", x), None if bias is None else as_float32("bias", bias)
+    if not isinstance(w, PackedWeight):
+        raise TypeError(f"w: expected a PackedWeight, made once by pack(), got {type(w).__name__}")
+    low, high = real_bounds(activation)
+    fits = w.kind == "gemm" and reals.shape[-1:] == w.shape[:1] and (offset is None or offset.shape == (w.columns,))
+    if fits:
+        rows = np.ascontiguousarray(reals).reshape(-1, w.shape[0])
+        bounds = -np.inf if low is None else low, np.inf if high is None else high
+        y = current_backend().matmul_dynamic(rows, w, None if offset is None else np.ascontiguousarray(offset), *bounds)
+        if y is not None:
+            return y.reshape(*reals.shape[:-1], w.columns)
+    return matmul(quantize(reals, qmax=w.amax), w, bias, None, activation)  # type: ignore[return-value]  # no `out`
 
 
 def matmul_integer(

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,12 @@ class PackedWeight:
         strides: from one kernel plane, line and pixel to the next, dilation included.
         """
         if self.kind == "gemm":
-            return self.cached("offsets", lambda: 4 * self.order)
+            return self._matrix_offsets
         return self.cached(("offsets", strides), lambda: self._entry_offsets(strides)[self.order])
+
+    @cached_property
+    def _matrix_offsets(self) -> NDArray[np.int32]:
+        return 4 * self.order
 
     def _entry_offsets(self, strides: tuple[int, int, int]) -> NDArray[np.int32]:
         depth, height, _ = self.kernel_shape

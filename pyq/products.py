@@ -31,7 +31,7 @@ def epilogue_of(
     activation: Activation,
 ) -> Epilogue:
     """What turns the accumulators of `x` and `w` into float32, or into the integers of `out`; kept by `w`."""
-    bounds, reals = _bounds(activation), _reals(bias)
+    bounds, reals = real_bounds(activation), _reals(bias)
     params = None if out is None else check_params("out", out).identity
     key = "epilogue", x.params.identity, params, bounds, None if reals is None else (reals.shape, reals.tobytes())
     return w.kept.get(key) or w.keep(key, _epilogue(x.scale, w.scale, w.columns, reals, out, bounds))
@@ -47,7 +47,7 @@ def make_epilogue(
 ) -> Epilogue:
     """As `epilogue_of`, for weights that keep nothing."""
     params = None if out is None else check_params("out", out)
-    return _epilogue(x_scale, w_scale, columns, _reals(bias), params, _bounds(activation))
+    return _epilogue(x_scale, w_scale, columns, _reals(bias), params, real_bounds(activation))
 
 
 def _epilogue(
@@ -68,7 +68,7 @@ def _epilogue(
             raise ValueError(f"out: scale {out.scale} is too small for products of scale {scale.max()}")
     if out is None:
         offset = None if bias is None else bias.copy()  # it is kept, and the caller may write to his own
-        return Epilogue(np.dtype(np.float32), None, np.atleast_1d(scale), offset, 0, *bounds)
+        return Epilogue(np.dtype(np.float32), None, scale.reshape(-1), offset, 0, *bounds)
     steps = None
     if bias is not None:
         steps = quantize_array(bias, QParams(np.broadcast_to(scale, bias.shape), 0, "int32", axis=0))
@@ -81,7 +81,7 @@ def _reals(bias: npt.ArrayLike | None) -> np.ndarray | None:
     return None if bias is None else as_float32("bias", bias)
 
 
-def _bounds(activation: Activation) -> tuple[float | None, float | None]:
+def real_bounds(activation: Activation) -> tuple[float | None, float | None]:
     """Lower and upper bound in reals, None where there is none."""
     if activation is None:
         return None, None

@@ -7,7 +7,9 @@ QuantizeLinear and DequantizeLinear.
 
 from __future__ import annotations
 
+import math
 import operator
+import struct
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -19,6 +21,7 @@ import numpy.typing as npt
 DTYPES = tuple(np.dtype(name) for name in ("uint8", "int8", "int32"))
 LIMITS = {dtype: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for dtype in DTYPES}
 """Smallest and largest integer of each: to ask NumPy takes as long as a small product."""
+FLOAT32 = struct.Struct("<f")  # the native "f" makes infinity of what is too large, and says nothing
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -63,8 +66,17 @@ class QParams:
             allowed = f"{limits.min} <= qmin < qmax <= {limits.max}"
             raise ValueError(f"qmin, qmax: expected {allowed}, got {low} and {high}")
         values = (scales, zeros, integer, axis, low, high)
-        for field, value in zip(fields(self), values, strict=True):
-            object.__setattr__(self, field.name, value)
+        self.__dict__.update(zip(_FIELDS, values, strict=True))
+
+    @classmethod
+    def _of(cls, scale: float, zero_point: int, dtype: np.dtype[Any], qmin: int, qmax: int) -> QParams:
+        """Parameters that are known to be right, per tensor: to check them takes as long as a small product."""
+        arrays = np.array(scale, np.float32), np.array(zero_point, np.int32)
+        for array in arrays:
+            array.setflags(write=False)
+        params = object.__new__(cls)
+        params.__dict__.update(zip(_FIELDS, (*arrays, dtype, None, qmin, qmax), strict=True))
+        return params
 
     def aligned(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point shaped to broadcast against an array of `ndim` dimensions."""
@@ -75,9 +87,19 @@ class QParams:
         return self.scale.reshape(shape), self.zero_point.reshape(shape)
 
     @cached_property
-    def identity(self) -> Hashable:
+    def identity(self) -> tuple[Hashable, ...]:
         """Equal for equal parameters, and a key of what is kept for them."""
         return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype.char, self.axis, self.qmin, self.qmax
+
+    @property
+    def reals(self) -> tuple[Hashable, ...]:
+        """Equal for parameters by which integers stand for the same reals, whatever their bounds."""
+        return self.identity[:4]
+
+    @cached_property
+    def numbers(self) -> tuple[float, int, bool]:
+        """Scale and zero point per tensor, and whether the integers are int8: what kernels take."""
+        return self.scale.item(), self.zero_point.item(), self.dtype == DTYPES[1]
 
     @cached_property
     def saturates_early(self) -> bool:
@@ -94,6 +116,9 @@ class QParams:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return QParams, (self.scale, self.zero_point, self.dtype, self.axis, self.qmin, self.qmax)
+
+
+_FIELDS = tuple(field.name for field in fields(QParams))
 
 
 def choose_qparams(
@@ -121,24 +146,59 @@ def choose_qparams(
     integer = _quantized_dtype(dtype)
     if integer == np.int32:
         raise ValueError("dtype: expected uint8 or int8, got int32")
-    low, high = _range_with_zero(lo, hi)
     if symmetric is None:
         symmetric = integer == np.int8
     bottom, top = _integer_range(integer, symmetric, reduce_range, qmax)
+    middle = None if not symmetric else 0 if integer == np.int8 else (top + 1) // 2
+    if isinstance(lo, float) and isinstance(hi, float) and axis is None:
+        return QParams._of(*_one_scale(lo, hi, bottom, top, middle), integer, bottom, top)
+    return QParams(*_scales(*_range_with_zero(lo, hi), bottom, top, middle), integer, axis, bottom, top)
+
+
+def _one_scale(lo: float, hi: float, bottom: int, top: int, middle: int | None) -> tuple[float, int]:
+    """Scale and zero point (`middle`, if given) of one range; the same numbers as `_scales`.
+
+    A dynamic layer chooses them at every call, and an operation on an array of one number takes as long as all of
+    this. Each operation here is one in float64, rounded: that gives the bits of float32, since 53 >= 2 * 24 + 2
+    (Figueroa, When is double rounding innocuous?, 1995).
+    """
+    try:
+        low, high = _rounded(lo), _rounded(hi)
+    except OverflowError:
+        low, high = -math.inf, math.inf
+    _check_range(lo, hi, math.isfinite(low) and math.isfinite(high), low <= high)
+    low, high = min(low, 0.0), max(high, 0.0)
+    try:
+        scale = _rounded(_rounded(high - low) / (top - bottom) if middle is None else max(-low, high) / (top - middle))
+    except OverflowError:
+        raise _too_wide(lo, hi) from None
+    scale = scale or 1.0
+    if middle is not None:
+        return scale, middle
+    return scale, round(min(max(_rounded(bottom - _rounded(low / scale)), bottom), top))
+
+
+def _rounded(x: float) -> float:
+    """The nearest float32; OverflowError when `x` is finite and that is not."""
+    nearest: float = FLOAT32.unpack(FLOAT32.pack(x))[0]
+    return nearest
+
+
+def _scales(
+    low: np.ndarray, high: np.ndarray, bottom: int, top: int, middle: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points (`middle`, if given) of ranges with 0 in them."""
     with np.errstate(over="ignore", under="ignore"):
-        if symmetric:
-            middle = 0 if integer == np.int8 else (top + 1) // 2
-            scale = np.asarray(np.maximum(-low, high) / np.float32(top - middle))
-        else:
+        if middle is None:
             scale = np.asarray((high - low) / np.float32(top - bottom))
-        if not np.isfinite(scale).all():
-            raise ValueError(f"lo, hi: the width of the range overflows float32, got {lo!r} to {hi!r}")
-        scale = np.where(scale > 0, scale, np.float32(1))
-        if symmetric:
-            zero_point = np.full(scale.shape, middle)
         else:
-            zero_point = np.rint(np.clip(np.float32(bottom) - low / scale, bottom, top)).astype(np.int32)
-    return QParams(scale, zero_point, integer, axis, bottom, top)
+            scale = np.asarray(np.maximum(-low, high) / np.float32(top - middle))
+        if not np.isfinite(scale).all():
+            raise _too_wide(low, high)
+        scale = np.where(scale > 0, scale, np.float32(1))
+        if middle is not None:
+            return scale, np.full(scale.shape, middle)
+        return scale, np.rint(np.clip(np.float32(bottom) - low / scale, bottom, top)).astype(np.int32)
 
 
 def quantize_array(x: np.ndarray, params: QParams) -> np.ndarray:
@@ -233,11 +293,20 @@ def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limit
 def _range_with_zero(lo: npt.ArrayLike, hi: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The bounds as float32, checked, and moved so that 0 is between them."""
     low, high = as_float32("lo", lo), as_float32("hi", hi)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"lo, hi: expected finite float32 numbers, got {lo!r} to {hi!r}")
-    if (low > high).any():
-        raise ValueError(f"lo, hi: expected lo <= hi, got {lo!r} and {hi!r}")
+    finite = np.isfinite(low).all() and np.isfinite(high).all()
+    _check_range(lo, hi, bool(finite), not (low > high).any())
     return np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+
+
+def _check_range(lo: npt.ArrayLike, hi: npt.ArrayLike, finite: bool, ordered: bool) -> None:
+    if not finite:
+        raise ValueError(f"lo, hi: expected finite float32 numbers, got {lo!r} to {hi!r}")
+    if not ordered:
+        raise ValueError(f"lo, hi: expected lo <= hi, got {lo!r} and {hi!r}")
+
+
+def _too_wide(lo: npt.ArrayLike, hi: npt.ArrayLike) -> ValueError:
+    return ValueError(f"lo, hi: the width of the range overflows float32, got {lo!r} to {hi!r}")
 
 
 def _integer_range(dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qmax: int | None) -> tuple[int, int]:
@@ -247,9 +316,10 @@ def _integer_range(dtype: np.dtype[Any], symmetric: bool, reduce_range: bool, qm
     signed = dtype == np.int8
     if reduce_range:
         qmax = 127 if not signed else 64 if symmetric else 63
-    top = operator.index(qmax) if qmax is not None else int(np.iinfo(dtype).max)
-    if not 0 < top <= np.iinfo(dtype).max:
-        raise ValueError(f"qmax: expected 1 to {np.iinfo(dtype).max} for {dtype}, got {qmax}")
+    largest = LIMITS[dtype][1]
+    top = operator.index(qmax) if qmax is not None else largest
+    if not 0 < top <= largest:
+        raise ValueError(f"qmax: expected 1 to {largest} for {dtype}, got {qmax}")
     if not signed:
         return 0, top
     return (-top if symmetric else -top - 1), top

@@ -167,6 +167,12 @@ class ReferenceBackend:
         acc = matmul_integer(x, w.unpack(), x_zero_point, w.zero_point)
         return _stored(requantize(acc, epilogue, residual), out)
 
+    def matmul_dynamic(
+        self, x: np.ndarray, w: PackedWeight, offset: np.ndarray | None, low: float, high: float
+    ) -> np.ndarray | None:
+        """None: the caller goes step by step."""
+        return None
+
     def multiply(self, stacks: Stacks, epilogue: Epilogue) -> np.ndarray:
         """The product of each pair of matrices through the epilogue, [P, M, N]."""
         a, a_zero_point, b, b_zero_points, (first, left, right) = stacks

@@ -195,7 +195,8 @@ def quantize(
     else:
         low, high = _range(reals, axis)
         params = choose_qparams(low, high, dtype, symmetric, reduce_range, axis=axis, qmax=qmax)
-    integers = quantize_array(reals, params) if params.dtype == np.int32 else current_backend().quantize(reals, params)
+    is_bias = params.dtype == DTYPES[2]
+    integers = quantize_array(reals, params) if is_bias else current_backend().quantize(reals, params)
     if params.axis is None:
         return QTensor.of(integers, params)
     return QTensor(integers, params.scale, params.zero_point, params.axis)

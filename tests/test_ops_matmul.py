@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_node import run_node
 
-from pyq.ops import linear, matmul, matmul_integer
+from pyq.ops import linear, matmul, matmul_dynamic, matmul_integer
 from pyq.packing import pack
 from pyq.qparams import QParams
 from pyq.tensor import QTensor, quantize
@@ -192,12 +192,58 @@ def test_reduced_range_activations_and_the_promise_of_amax() -> None:
         matmul(beyond, pack(w, amax=127))
 
 
+# --- matmul_dynamic -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amax", [255, 127])
+@pytest.mark.parametrize("shape", [(1, 70), (9, 70), (3, 0, 70), (70,), (2, 3, 70), (5, 64)])
+@pytest.mark.parametrize("activation", [None, "relu", (-0.5, None)])
+def test_dynamic_product_is_quantize_and_matmul(shape: tuple[int, ...], amax: int, activation: Any) -> None:
+    rng = np.random.default_rng(16)
+    x = rng.normal(0.3, 1, shape).astype(np.float32)
+    weights = quantize(rng.laplace(size=(shape[-1], 37)).astype(np.float32), "int8", axis=1)
+    w, bias = pack(weights, amax=amax), rng.normal(size=37).astype(np.float32)
+    q = quantize(x, qmax=amax)
+    assert x.size == 0 or q.data.max() == amax
+    y = matmul_dynamic(x, w, bias, activation)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, matmul(q, weights, bias, activation=activation))
+    np.testing.assert_array_equal(matmul_dynamic(x.astype(np.float64), w), matmul(q, weights))
+
+
+@settings(max_examples=60)
+@given(st.integers(-44, 38), st.integers(-36, 38), st.integers(0, 2**32 - 1))
+def test_dynamic_products_of_any_magnitude(power: int, w_power: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        x = (rng.normal(size=(2, 9)) * 10.0**power).astype(np.float32)
+        w = QTensor(full_range(rng, (9, 5), "uint8"), 10.0**w_power, 100)
+
+    def outcome(product: Any) -> Any:
+        try:
+            return product()
+        except ValueError as error:
+            return str(error)
+
+    y, expected = outcome(lambda: matmul_dynamic(x, pack(w))), outcome(lambda: matmul(quantize(x), w))
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_columns_of_float_activations_and_bias_need_not_be_contiguous() -> None:
+    rng = np.random.default_rng(17)
+    x, bias = rng.normal(size=(64, 6)).astype(np.float32), rng.normal(size=(20, 2)).astype(np.float32)
+    w = QTensor(full_range(rng, (64, 20), "int8"), 0.01)
+    expected = matmul(quantize(x.T), w, bias[:, 1])
+    np.testing.assert_array_equal(matmul_dynamic(x.T, pack(w), bias[:, 1]), expected)
+
+
 # --- errors -------------------------------------------------------------------------------------------------
 
 X = QTensor(np.ones((2, 3), np.uint8), 0.5)
 W = QTensor(np.ones((3, 4), np.int8), 0.5)
 PER_ROW = QTensor(np.ones((2, 3), np.uint8), [0.5, 0.25], axis=0)
 FILTERS = pack(QTensor(np.ones((2, 3, 3), np.int8), 0.5))
+REALS = np.array([[-1, 2, 0.5], [0.25, 2, 1]], np.float32)
 TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
 
 
@@ -226,6 +272,17 @@ TINY, HUGE = QTensor(X.data, 1e-30), QTensor(W.data, 1e38)
         (lambda: matmul(X, W, activation=3), TypeError, "activation: expected"),
         (lambda: matmul(TINY, QTensor(W.data, 1e-30)), ValueError, "x, w: .*float32"),
         (lambda: matmul(QTensor(X.data, 1e38), HUGE), ValueError, "x, w: .*float32"),
+        (lambda: matmul_dynamic(REALS, W), TypeError, "w: expected a PackedWeight, made once by pack"),
+        (lambda: matmul_dynamic(["a"], pack(W)), TypeError, "x: expected real numbers"),
+        (lambda: matmul_dynamic(REALS.T, pack(W)), ValueError, r"same K.*\(3, 2\).*\(3, 4\)"),
+        (lambda: matmul_dynamic(REALS, FILTERS), ValueError, "w: expected weights packed for a matrix product"),
+        (lambda: matmul_dynamic(REALS * np.nan, pack(W)), ValueError, "x: expected real numbers, got NaN"),
+        (lambda: matmul_dynamic([[np.inf, 1, 2]], pack(W)), ValueError, "expected finite float32 numbers, got .*inf"),
+        (lambda: matmul_dynamic([[-3e38, 3e38, 0]], pack(W)), ValueError, "width of the range overflows"),
+        (lambda: matmul_dynamic(REALS, pack(W), [1.0, 2.0]), ValueError, "bias: expected 4 finite numbers"),
+        (lambda: matmul_dynamic(REALS, pack(W), [np.inf] * 4), ValueError, "bias: expected 4 finite numbers"),
+        (lambda: matmul_dynamic(REALS, pack(W), activation="swish"), ValueError, "activation: expected one of"),
+        (lambda: matmul_dynamic(REALS * 1e-30, pack(QTensor(W.data, 1e-30))), ValueError, "x, w: .*float32"),
         (lambda: matmul(X, HUGE, out=QParams(1e-30)), ValueError, "out: scale .* too small"),
         (lambda: linear(X, QTensor(np.ones((1, 4, 3), np.int8), 1.0)), ValueError, r"w: expected \[N, K\]"),
         (

@@ -24,8 +24,7 @@ FUNCTIONS = {"add": add, "sub": sub, "mul": mul}
 
 def shortcut(op: str, a: QParams, b: QParams, out: QParams) -> str:
     """Which one the C kernels take."""
-    bounds = out.qmin - int(out.zero_point), out.qmax - int(out.zero_point)
-    found = c_backend._arithmetic(op, *(c_backend._fields(each) for each in (a, b, out)), *bounds)
+    found = c_backend._arithmetic(op, a.numbers, b.numbers, out.numbers, out.qmin, out.qmax)
     if found.product_factor > 0:
         return "product"
     return "none" if not found.sum.fraction_bits else "sum" if found.sum.close < 0 else "checked sum"

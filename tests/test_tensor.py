@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx_node import run_node
@@ -108,6 +108,35 @@ def test_range_that_quantize_uses(dtype: str, symmetric: bool, reduce_range: boo
     assert (q.data.min(), q.data.max()) == bounds
     if symmetric:
         assert params.zero_point == (0 if dtype == "int8" else 128)
+
+
+ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True) | st.floats(width=32, allow_nan=False)
+
+
+@settings(max_examples=300)
+@given(ANY_FLOAT, ANY_FLOAT, st.sampled_from([None, True, False]), st.sampled_from(["uint8", "int8"]), st.booleans())
+@example(0.0, 1e-45, None, "uint8", False)  # a scale that is subnormal, or none at all
+@example(-1e-43, 1e-43, None, "uint8", False)
+@example(-3.4e38, 3.4e38, None, "uint8", False)
+def test_one_range_gets_the_same_parameters_as_one_of_several(
+    lo: float, hi: float, symmetric: bool | None, dtype: str, reduce_range: bool
+) -> None:
+    def chosen(*bounds: Any, axis: int | None = None) -> Any:
+        try:
+            with np.errstate(over="ignore"):
+                return choose_qparams(*bounds, dtype, symmetric, reduce_range, axis=axis)
+        except ValueError as error:
+            return str(error).partition("got")[0]
+
+    one, several = chosen(lo, hi), chosen([lo], [hi], axis=0)
+    if isinstance(one, str):
+        assert one == several
+        return
+    assert not (one.scale.flags.writeable or one.zero_point.flags.writeable)
+    again = QParams(one.scale, one.zero_point, one.dtype, None, one.qmin, one.qmax)
+    assert one == again
+    assert (one.scale, one.zero_point) == (several.scale[0], several.zero_point[0])
+    assert (one.qmin, one.qmax) == (several.qmin, several.qmax)
 
 
 def test_qmax_bounds_the_range() -> None:
