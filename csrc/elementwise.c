@@ -14,6 +14,7 @@
 
 #if PYQ_HAVE_AVX2
 #include "x86/avx2_lookup.h"
+#include "x86/avx512_lookup.h"
 #define USE_AVX2 (pyq_get_isa() >= PYQ_ISA_AVX2)
 #else
 #define USE_AVX2 0
@@ -98,6 +99,9 @@ static void binary_lines(const pyq_binary_lines *lines, const uint8_t *a, const 
 #if PYQ_HAVE_AVX2
 TARGET_AVX2 static void lookup_avx2(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
     int64_t i = 0;
+#if PYQ_HAVE_AVX512VNNI
+    if (pyq_use_vbmi()) pyq_avx512vbmi_lookup(x, table, out, i = n / 64 * 64);
+#endif
     for (; i + 32 <= n; i += 32) {
         const __m256i y = lookup_32(table, _mm256_loadu_si256((const __m256i *)(x + i)));
         _mm256_storeu_si256((__m256i *)(out + i), y);

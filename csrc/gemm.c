@@ -169,7 +169,7 @@ static void run_task(void *context, int64_t task) {
     const pyq_weights *w = t->weights;
     const int64_t index = task / t->row_blocks * t->segments_per_task;
     const int64_t last = panel_start(w, index + t->segments_per_task);
-    pyq_epilogue_fn store = pyq_select_epilogue();
+    pyq_epilogue_fn store = pyq_select_epilogue(t->epilogue);
     block b;
     b.first = task % t->row_blocks * t->rows_per_task, b.row_offset = -1;
     b.count = t->row_count - b.first < t->rows_per_task ? t->row_count - b.first : t->rows_per_task;
@@ -253,7 +253,7 @@ void pyq_apply_epilogue(const int32_t *acc, int64_t rows, int64_t columns, const
                         const uint8_t *residual, void *out) {
     nest t = {.epilogue = epilogue, .out = out, .columns = columns};
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
-    pyq_epilogue_fn store = pyq_select_epilogue();
+    pyq_epilogue_fn store = pyq_select_epilogue(epilogue);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c += PYQ_NR) {
             int32_t tile[PYQ_NR] = {0};

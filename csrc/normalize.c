@@ -40,21 +40,26 @@ static float exponential(float t) {
     return (q * (r * r) + r + 1.0f) * power;
 }
 
-/* The sum of n <= BLOCK elements, or of their squares. */
-ALWAYS_INLINE float block_sum(const float *x, int64_t n, const int squares) {
+/* An element, or with `squares` the square of its distance from `middle`. */
+ALWAYS_INLINE float term(float x, float middle, const int squares) {
+    return squares ? (x - middle) * (x - middle) : x;
+}
+
+/* The sum of n <= BLOCK terms. */
+ALWAYS_INLINE float block_sum(const float *x, int64_t n, float middle, const int squares) {
     float lanes[LANES] = {0};
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) EACH_LANE lanes[j] += squares ? x[i + j] * x[i + j] : x[i + j];
-    for (int j = 0; i < n; i++, j++) lanes[j] += squares ? x[i] * x[i] : x[i];
+    for (; i + LANES <= n; i += LANES) EACH_LANE lanes[j] += term(x[i + j], middle, squares);
+    for (int j = 0; i < n; i++, j++) lanes[j] += term(x[i], middle, squares);
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int j = 0; j < half; j++) lanes[j] += lanes[j + half];
     return lanes[0];
 }
 
-ALWAYS_INLINE float sum(const float *x, int64_t n, const int squares) {
+ALWAYS_INLINE float sum(const float *x, int64_t n, float middle, const int squares) {
     float total = 0;
-    for (; n > BLOCK; n -= BLOCK, x += BLOCK) total += block_sum(x, BLOCK, squares);
-    return total + block_sum(x, n, squares);
+    for (; n > BLOCK; n -= BLOCK, x += BLOCK) total += block_sum(x, BLOCK, middle, squares);
+    return total + block_sum(x, n, middle, squares);
 }
 
 /* In any order. gcc would unroll a loop over fewer lanes, and then not see that they are vectors. */
@@ -73,7 +78,7 @@ ALWAYS_INLINE float largest(const float *x, int64_t n) {
 static void softmax(const float *restrict x, float *restrict out, int64_t n) {
     const float top = largest(x, n);
     for (int64_t i = 0; i < n; i++) out[i] = exponential(x[i] - top);
-    const float total = sum(out, n, 0);
+    const float total = sum(out, n, 0, 0);
     for (int64_t i = 0; i < n; i++) out[i] /= total;
 }
 
@@ -88,12 +93,12 @@ ALWAYS_INLINE void layer_norm(const floats *f, int64_t row) {
     const int64_t n = f->n;
     const float *restrict x = f->x + row * n, *restrict scale = f->scale, *restrict bias = f->bias;
     float *restrict out = f->out + row * n;
-    const float mean = sum(x, n, 0) / (float)n;
-    for (int64_t i = 0; i < n; i++) out[i] = x[i] - mean;
-    const float inverse = 1.0f / __builtin_sqrtf(sum(out, n, 1) / (float)n + f->epsilon);
-    for (int64_t i = 0; i < n; i++) out[i] = out[i] * inverse * scale[i];
+    const float mean = sum(x, n, 0, 0) / (float)n;
+    const float inverse = 1.0f / __builtin_sqrtf(sum(x, n, mean, 1) / (float)n + f->epsilon);
     if (bias)
-        for (int64_t i = 0; i < n; i++) out[i] += bias[i];
+        for (int64_t i = 0; i < n; i++) out[i] = (x[i] - mean) * inverse * scale[i] + bias[i];
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = (x[i] - mean) * inverse * scale[i];
     f->mean[row] = mean, f->inverse[row] = inverse;
 }
 

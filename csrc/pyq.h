@@ -135,8 +135,9 @@ int32_t pyq_kernel_count(void);
 int32_t pyq_isa_detected(void);
 int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
+int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tables of bytes */
 const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows);
-pyq_epilogue_fn pyq_select_epilogue(void);
+pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e);
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
 
 /* gemm.c: out is [rows, columns], contiguous; so is residual, which is NULL or out itself or does not overlap it. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "isa.h"
+#include "x86/avx512_lookup.h"
 
 #define KERNEL(operation, name, isa, layout, mr, nr, p) \
     void pyq_##name(int32_t *, const uint8_t *const *, const int32_t *, const void *, int64_t, int64_t);
@@ -35,7 +36,8 @@ int32_t pyq_kernel_count(void) { return (int32_t)(sizeof pyq_kernels / sizeof py
 static const unsigned SAVES_AVX = 0x06, SAVES_AVX512 = 0xe6;       /* XCR0: SSE and AVX state; and masks, all of ZMM */
 static const unsigned AVX2 = 1u << 5;                              /* EBX of CPUID leaf 7 */
 static const unsigned AVX512 = 1u << 16 | 1u << 30 | 1u << 31;     /* F, BW and VL */
-static const unsigned VNNI = 1u << 11;                             /* ECX */
+static const unsigned VNNI = 1u << 11, VBMI = 1u << 1;             /* ECX */
+static int has_vbmi;
 
 /* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. A
  * function of its own, for tests on emulated CPUs. */
@@ -46,9 +48,11 @@ __attribute__((noinline)) static int32_t detect(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & SAVES_AVX) != SAVES_AVX || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2)) return PYQ_ISA_SCALAR;
     const int wide = (low & SAVES_AVX512) == SAVES_AVX512 && (b & AVX512) == AVX512 && (c & VNNI);
+    has_vbmi = wide && (c & VBMI);
     return wide && PYQ_HAVE_AVX512VNNI ? PYQ_ISA_AVX512VNNI : PYQ_ISA_AVX2;
 }
 #else
+static const int has_vbmi = 0;
 static int32_t detect(void) { return PYQ_ISA_SCALAR; }
 #endif
 
@@ -65,6 +69,7 @@ static int32_t detected, current;
 
 int32_t pyq_isa_detected(void) { return detected; }
 int32_t pyq_get_isa(void) { return current; }
+int32_t pyq_use_vbmi(void) { return has_vbmi && current >= PYQ_ISA_AVX512VNNI; }
 
 static int better(const pyq_kernel *k, const pyq_kernel *than) {
     if (than == NULL || k->isa != than->isa) return than == NULL || k->isa > than->isa;
@@ -106,7 +111,13 @@ const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows) {
     return best[layout][columns <= PYQ_NR / 2][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
 }
 
-pyq_epilogue_fn pyq_select_epilogue(void) { return best_epilogue; }
+pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e) {
+#if PYQ_HAVE_AVX512VNNI
+    if (e->table && pyq_use_vbmi()) return pyq_avx512vbmi_requantize;
+#endif
+    (void)e;
+    return best_epilogue;
+}
 
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels) {
     return best_window[kernel][stride][pixels < PYQ_WINDOW ? pixels : PYQ_WINDOW];

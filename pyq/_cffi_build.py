@@ -36,6 +36,7 @@ SOURCES = [
     "csrc/x86/avx2_transpose.c",
     "csrc/x86/avx512_depthwise.c",
     "csrc/x86/avx512_gemm.c",
+    "csrc/x86/avx512_lookup.c",
     "csrc/x86/avx512_narrow.c",
     "csrc/x86/avx512_pack.c",
 ]

@@ -72,7 +72,10 @@ ALWAYS_INLINE TARGET_AVX2 __m256i quantized_32(const __m256 x[4], const quantize
         y[i] = _mm256_srli_epi32(sum, FRACTION_BITS);
     }
     const __m256i close = _mm256_cmpeq_epi32(least, _mm256_setzero_si256());
-    if (__builtin_expect(!_mm256_testz_si256(close, close), 0)) return divided_32(x, q, nan);
+    if (__builtin_expect(!_mm256_testz_si256(close, close), 0)) {
+        const __m256 stored[4] = {x[0], x[1], x[2], x[3]}; /* here, and not before each comparison */
+        return divided_32(stored, q, nan);
+    }
     return low_bytes(y);
 }
 
