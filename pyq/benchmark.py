@@ -30,7 +30,7 @@ class WrongResult(RuntimeError):
 
 
 class Check(NamedTuple):
-    """What a contender returned: how many of its outputs are wrong, of how many, and whether they are floats."""
+    """What a contender returned: how many of its outputs are wrong, of how many; whether it computes in float32."""
 
     wrong: int
     outputs: int
@@ -64,7 +64,8 @@ class Contender:
 
     call: takes no arguments and returns the result. expected: exact integers; or exact reals in float64, of which
     integers have to be a rounding (any, where two are equally near). A float32 result is compared up to rounding.
-    read: makes an array of what `call` returned; its time does not count.
+    read: makes an array of what `call` returned; its time does not count. in_float: whether it computes in float32;
+    None where it does if its result is float32.
     """
 
     name: str
@@ -72,19 +73,21 @@ class Contender:
     expected: NDArray[Any]
     required: bool = True
     read: Callable[[Any], NDArray[Any]] = np.asarray
+    in_float: bool | None = None
 
     def check(self) -> Check:
         """Floats are all right or all wrong: right is a relative error, in the 2-norm, of at most 1e-5."""
         result, size = self.read(self.call()), self.expected.size
-        is_float = result.dtype.kind == "f"
+        has_floats = result.dtype.kind == "f"
+        in_float = has_floats if self.in_float is None else self.in_float
         if result.shape != self.expected.shape:
-            return Check(size, size, is_float)
+            return Check(size, size, in_float)
         exact = self.expected.astype(np.float64)
-        if is_float:
+        if has_floats:
             close = np.linalg.norm(result - exact) <= 1e-5 * np.linalg.norm(exact)
-            return Check(0 if close else size, size, is_float)
+            return Check(0 if close else size, size, in_float)
         allowed = 0.5 + ROUNDING if self.expected.dtype.kind == "f" else 0
-        return Check(int(np.count_nonzero(np.abs(result - exact) > allowed)), size, is_float)
+        return Check(int(np.count_nonzero(np.abs(result - exact) > allowed)), size, in_float)
 
     def sample(self, repeats: int) -> Sample:
         """See `Competitor.sample`. Returns when no thread computes any more, so that the next one has the cores."""

@@ -57,14 +57,13 @@ class QParams:
         qmax: int | None = None,
     ) -> None:
         integer = _quantized_dtype(dtype)
-        limits = np.iinfo(integer)
+        least, most = LIMITS[integer]
         scales = _checked_scale(scale, axis)
-        zeros = _checked_zero_point(zero_point, scales.shape, limits)
-        low = limits.min if qmin is None else operator.index(qmin)
-        high = limits.max if qmax is None else operator.index(qmax)
-        if not limits.min <= low < high <= limits.max:
-            allowed = f"{limits.min} <= qmin < qmax <= {limits.max}"
-            raise ValueError(f"qmin, qmax: expected {allowed}, got {low} and {high}")
+        zeros = _checked_zero_point(zero_point, scales.shape, least, most)
+        low = least if qmin is None else operator.index(qmin)
+        high = most if qmax is None else operator.index(qmax)
+        if not least <= low < high <= most:
+            raise ValueError(f"qmin, qmax: expected {least} <= qmin < qmax <= {most}, got {low} and {high}")
         values = (scales, zeros, integer, axis, low, high)
         self.__dict__.update(zip(_FIELDS, values, strict=True))
 
@@ -273,19 +272,21 @@ def _checked_scale(scale: npt.ArrayLike, axis: int | None) -> np.ndarray:
     if scales.ndim != (0 if axis is None else 1):
         allowed = "a single number without an axis, a 1-d array with one"
         raise ValueError(f"scale: expected {allowed}, got shape {scales.shape} and axis {axis}")
-    if not (np.isfinite(scales) & (scales > 0)).all():
+    fine = 0 < scales.item() < math.inf if axis is None else (np.isfinite(scales) & (scales > 0)).all()
+    if not fine:
         raise ValueError(f"scale: expected finite float32 numbers above 0, got {scale!r}")
     return read_only(scales)
 
 
-def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], limits: np.iinfo) -> np.ndarray:
+def _checked_zero_point(zero_point: npt.ArrayLike, shape: tuple[int, ...], least: int, most: int) -> np.ndarray:
     zeros = np.asarray(zero_point)
     if zeros.dtype.kind not in "iu" and zeros.size:
         raise TypeError(f"zero_point: expected integers, got {zeros.dtype}")
     if zeros.shape not in ((), shape):
         raise ValueError(f"zero_point: expected one, or as many as scales {shape}, got shape {zeros.shape}")
-    if ((zeros < limits.min) | (zeros > limits.max)).any():
-        raise ValueError(f"zero_point: expected {limits.min} to {limits.max}, got {zero_point!r}")
+    fine = least <= zeros.item() <= most if zeros.shape == () else ((zeros >= least) & (zeros <= most)).all()
+    if not fine:
+        raise ValueError(f"zero_point: expected {least} to {most}, got {zero_point!r}")
     integers = zeros.astype(np.int32)
     return read_only(integers if integers.shape == shape else np.broadcast_to(integers, shape))
 

@@ -124,8 +124,9 @@ class QTensor:
         """Permute the dimensions, or reverse them without arguments; `axis` moves along."""
         order = axes or tuple(reversed(range(self.ndim)))
         data = self._data.transpose(order)
-        axis = self.axis if self.axis is None else [a % self.ndim for a in order].index(self.axis)
-        return QTensor(data, self.scale, self.zero_point, axis)
+        if self.axis is None:
+            return QTensor.of(data, self._params)
+        return QTensor(data, self.scale, self.zero_point, [a % self.ndim for a in order].index(self.axis))
 
     @property
     def T(self) -> QTensor:
@@ -139,14 +140,15 @@ class QTensor:
         dimension; ValueError when it would be split or merged.
         """
         data = self._data.reshape(*shape)
-        axis = self.axis if self.axis is None else _surviving_axis(self.shape, self.axis, data.shape)
-        return QTensor(data, self.scale, self.zero_point, axis)
+        if self.axis is None:
+            return QTensor.of(data, self._params)
+        return QTensor(data, self.scale, self.zero_point, _surviving_axis(self.shape, self.axis, data.shape))
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> QTensor:
         parts = _expanded_index(index, self.ndim)
         data = self._data[(*parts, ...)]  # the ellipsis keeps a single element a 0-d view
         if self.axis is None:
-            return QTensor(data, self.scale, self.zero_point)
+            return QTensor.of(data, self._params)
         position = [i for i, part in enumerate(parts) if part is not None][self.axis]
         part = parts[position]
         axis = None

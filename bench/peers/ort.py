@@ -18,6 +18,7 @@ from onnx import helper
 from bench.peers import channels_first, float_image, requantized_conv, requantized_matmul
 from bench.peers.models import MICROSOFT, attributes, model_bytes
 from pyq.benchmark import Contender
+from pyq.tensor import QTensor
 from pyq.workloads import Conv, ConvData, MatMul, MatMulData
 
 
@@ -54,6 +55,15 @@ def float_conv(shape: Conv, data: ConvData, threads: int) -> Contender:
     node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes(shape))
     weights = {"w": data.weights.data.astype(np.float32)}
     return _contender("ORT float32", node, x, weights, channels_first(data.sums), threads)
+
+
+def dynamic_matmul(
+    x: NDArray[np.float32], w: QTensor, bias: NDArray[np.float32], expected: NDArray[Any], threads: int
+) -> Contender:
+    """DynamicQuantizeMatMul, what its optimizer makes of a linear layer that is quantized dynamically."""
+    constants = {"w": w.data, "w_scale": w.scale, "w_zero": w.zero_point.astype(w.dtype), "bias": bias}
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", *constants], ["y"], domain=MICROSOFT)
+    return _contender("ORT dynamic", node, x, constants, expected, threads)
 
 
 def _integer_matmul(name: str, data: MatMulData, threads: int, precise: bool = False) -> Contender:
