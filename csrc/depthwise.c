@@ -1,4 +1,4 @@
-/* Depthwise convolution of the usual kernels: 3x3 and 5x5, strides 1 and 2 along a line. The others go through gemm.c.
+/* Depthwise convolution of the usual kernels: 3x3, 5x5 and 7x7, strides 1 and 2 along a line. The others go through gemm.c.
  *
  * A microkernel computes a few neighbouring pixels, all channels of them, and is given the address of every input pixel
  * that it reads. A pixel outside the image has the address of a line of zero points: nothing is padded or copied. The
@@ -9,7 +9,7 @@
 
 enum {
     RUN = 32, /* output pixels whose addresses are made at once: PYQ_PITCH >= (RUN - 1) * 2 + MAX_KERNEL */
-    MAX_KERNEL = 5,
+    MAX_KERNEL = 7,
     TASK_PRODUCTS = 1 << 19, /* about 20 us of work: less than this is not worth waking a thread for */
 };
 

@@ -107,7 +107,7 @@ typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epi
  *     of the last line, columns (0, 1), (2, 3), ..., (K - 1, none); then columns (none, 0), (1, 2), ...
  * where the weight of none is 0. An output pixel uses one of the two forms of the last line. */
 #define PYQ_WINDOW 4
-#define PYQ_PITCH 68
+#define PYQ_PITCH 72
 typedef struct {
     const int16_t *weights;
     const pyq_epilogue *epilogue; /* without a table and without a sum */

@@ -37,7 +37,6 @@ static const unsigned SAVES_AVX = 0x06, SAVES_AVX512 = 0xe6;       /* XCR0: SSE 
 static const unsigned AVX2 = 1u << 5;                              /* EBX of CPUID leaf 7 */
 static const unsigned AVX512 = 1u << 16 | 1u << 30 | 1u << 31;     /* F, BW and VL */
 static const unsigned VNNI = 1u << 11, VBMI = 1u << 1;             /* ECX */
-static int has_vbmi;
 
 /* __builtin_cpu_supports lacks names on some compilers, so ask CPUID, and XGETBV whether the OS saves the registers. A
  * function of its own, for tests on emulated CPUs. */
@@ -48,17 +47,21 @@ __attribute__((noinline)) static int32_t detect(void) {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & SAVES_AVX) != SAVES_AVX || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & AVX2)) return PYQ_ISA_SCALAR;
     const int wide = (low & SAVES_AVX512) == SAVES_AVX512 && (b & AVX512) == AVX512 && (c & VNNI);
-    has_vbmi = wide && (c & VBMI);
     return wide && PYQ_HAVE_AVX512VNNI ? PYQ_ISA_AVX512VNNI : PYQ_ISA_AVX2;
 }
+
+static int detect_vbmi(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & VBMI);
+}
 #else
-static const int has_vbmi = 0;
 static int32_t detect(void) { return PYQ_ISA_SCALAR; }
+static int detect_vbmi(void) { return 0; }
 #endif
 
 static const char *const NAMES[PYQ_ISAS] = {"scalar", "avx2", "avx512vnni"}; /* in PYQ_ISA */
 
-enum { MAX_KERNEL = 5, MAX_STRIDE = 2 }; /* of a WINDOW */
+enum { MAX_KERNEL = 7, MAX_STRIDE = 2 }; /* of a WINDOW */
 
 /* best[layout][narrow][rows]: the kernel to use when `rows` rows are left, of a panel of at most half its columns if
  * `narrow`. Rebuilt by pyq_set_isa, read without a lock. */
@@ -66,6 +69,7 @@ static const pyq_kernel *best[PYQ_LAYOUTS][2][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
 static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
 static int32_t detected, current;
+static int has_vbmi;
 
 int32_t pyq_isa_detected(void) { return detected; }
 int32_t pyq_get_isa(void) { return current; }
@@ -124,7 +128,7 @@ const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixe
 }
 
 __attribute__((constructor)) static void initialize(void) {
-    detected = detect();
+    detected = detect(), has_vbmi = detect_vbmi();
     const char *cap = getenv("PYQ_ISA");
     int32_t isa = PYQ_ISAS - 1;
     for (int32_t i = 0; cap && i < PYQ_ISAS; i++)

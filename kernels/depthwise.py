@@ -1,4 +1,4 @@
-"""Depthwise convolution of the usual kernels, 3x3 and 5x5, strides 1 and 2 along a line; the twin of csrc/depthwise.c.
+"""Depthwise convolution of the usual kernels: 3x3, 5x5, 7x7, strides 1 and 2 along a line; twin of csrc/depthwise.c.
 
 A microkernel (`window`) is given the address of every input pixel under a few neighbouring output pixels; a pixel
 outside the image has the address of a line of zero points: nothing is padded or copied. All other depthwise
@@ -21,7 +21,7 @@ from .host import ISAS, Bytes, Int16s, Int64s, array, inlined, jit
 from .registry import MAX_WINDOW, WINDOWS, best_window
 
 RUN = 32
-"""Output pixels whose input pixels' addresses are made at once: PITCH >= (RUN - 1) * 2 + 5."""
+"""Output pixels whose input pixels' addresses are made at once: PITCH >= (RUN - 1) * 2 + 7."""
 
 CHOICE = np.array(
     [

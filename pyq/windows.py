@@ -13,10 +13,10 @@ from pyq.backends import ConvGeometry, Epilogue
 from pyq.packing import PackedWeight
 from pyq.panels import NR, Panels, aligned_bytes
 
-KERNELS = (3, 5)
+KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
 """Along a line; the other one is free."""
-PITCH = 68
+PITCH = 72
 """Input pixels from one line of a table of addresses to the next: ``PYQ_PITCH`` in csrc/pyq.h."""
 
 

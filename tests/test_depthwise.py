@@ -1,4 +1,4 @@
-"""Depthwise convolutions: the kernels for 3x3 and 5x5 called directly, and whole layers beside the reference.
+"""Depthwise convolutions: the kernels for 3x3, 5x5 and 7x7 called directly, and whole layers beside the reference.
 
 The contract of the kernels is that of csrc/pyq.h; what they must compute is made here from the taps.
 """

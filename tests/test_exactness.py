@@ -221,6 +221,7 @@ LAYERS = {  # of real networks: x, w, attributes
     "asymmetric": ((1, 7, 9, 30), (20, 7, 1, 5), {"strides": (1, 3), "pads": (0, 4, 0, 1)}),
     "depthwise": ((1, 96, 12, 80), (96, 1, 3, 3), {"pads": (1, 1, 1, 1), "group": 96}),
     "depthwise 5x5": ((1, 33, 12, 20), (33, 1, 5, 5), {"pads": (2, 2, 2, 2), "strides": (2, 1), "group": 33}),
+    "depthwise 7x7": ((1, 40, 11, 23), (40, 1, 7, 7), {"pads": (3, 3, 3, 3), "strides": (1, 2), "group": 40}),
     "multiplied depthwise": ((1, 8, 9, 9), (24, 1, 3, 3), {"group": 8}),
     "grouped": ((1, 24, 10, 10), (36, 6, 3, 3), {"pads": (1, 1, 1, 1), "group": 4}),
     "narrow groups": ((1, 8, 6, 6), (8, 2, 1, 1), {"group": 4}),

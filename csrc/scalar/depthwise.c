@@ -49,3 +49,6 @@ void pyq_scalar_window3_1x16(const pyq_taps *t, const uint8_t *const *pixels, in
 void pyq_scalar_window5_1x16(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) {
     window(t, pixels, tiles, out, 5);
 }
+void pyq_scalar_window7_1x16(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out) {
+    window(t, pixels, tiles, out, 7);
+}

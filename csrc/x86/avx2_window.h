@@ -147,6 +147,13 @@ ALWAYS_INLINE TARGET_AVX2 void window_of_type(const pyq_taps *t, const uint8_t *
     T(window5s1_4x16, 5, 1, 4) \
     T(window5s2_2x16, 5, 2, 2) \
     T(window5s2_3x16, 5, 2, 3) \
-    T(window5s2_4x16, 5, 2, 4)
+    T(window5s2_4x16, 5, 2, 4) \
+    T(window7_1x16, 7, 1, 1)   \
+    T(window7s1_2x16, 7, 1, 2) \
+    T(window7s1_3x16, 7, 1, 3) \
+    T(window7s1_4x16, 7, 1, 4) \
+    T(window7s2_2x16, 7, 2, 2) \
+    T(window7s2_3x16, 7, 2, 3) \
+    T(window7s2_4x16, 7, 2, 4)
 
 #endif
