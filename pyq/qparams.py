@@ -69,12 +69,18 @@ class QParams:
 
     @classmethod
     def _of(cls, scale: float, zero_point: int, dtype: np.dtype[Any], qmin: int, qmax: int) -> QParams:
-        """Parameters that are known to be right, per tensor: to check them takes as long as a small product."""
+        """Parameters that are known to be right, per tensor: to check them takes as long as a small product, and so
+        would the first look at what is cached.
+        """
         arrays = np.array(scale, np.float32), np.array(zero_point, np.int32)
         for array in arrays:
             array.setflags(write=False)
         params = object.__new__(cls)
-        params.__dict__.update(zip(_FIELDS, (*arrays, dtype, None, qmin, qmax), strict=True))
+        params.__dict__.update(
+            zip(_FIELDS, (*arrays, dtype, None, qmin, qmax), strict=True),
+            numbers=(scale, zero_point, dtype == DTYPES[1]),
+            saturates_early=(qmin, qmax) != LIMITS[dtype],
+        )
         return params
 
     def aligned(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
