@@ -8,7 +8,7 @@ under: csrc/pyq.h has the pairs, csrc/x86/avx2_window.h their reasons. With AVX2
     each output pixel                   the 20 instructions of a vector of `epilogue`
 
 For four pixels of 3x3 at stride 1 these are, a pixel, 49 vector operations for 144 products: at four a cycle at most
-12 products a cycle; of 5x5, 17, and of 7x7, 20. With VNNI there are 10 (26, 50) less. Without AVX2, vectors of 16 sums in
+12 products a cycle; of 5x5, 17; of 7x7, 20. With VNNI there are 10 (26, 50) less. Without AVX2, vectors of 16 sums in
 32 bits, of which LLVM makes what the target has.
 
 Exact: [0, 255] * [-255, 255]; a pair sums to at most 2 * 255 * 255 in 32 bits. Sums wrap modulo 2^32.
