@@ -197,7 +197,7 @@ def _c_window(
 
     function, channels = _c_row(kernel.name).window, out.shape[1]
     prepared = _prepared(epilogue, channels)
-    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0, 1))
+    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0, 1, channels))
     table, target = ffi.from_buffer("uint8_t *[]", pixels), ffi.from_buffer(out, require_writable=True)
 
     def call(owners: object = (weights, prepared)) -> None:  # a struct does not keep alive what it points to
@@ -217,7 +217,7 @@ def _numba_window(
     channels = out.shape[1]
     prepared = NumbaBackend().prepare(epilogue, lower_epilogue(epilogue, channels), channels)
     taps, target = weights.reshape(-1), out.reshape(-1)
-    return lambda: window(row, pixels, taps, channels, prepared, target)
+    return lambda: window(row, pixels, taps, channels, channels, prepared, target)
 
 
 def _random_epilogue(columns: int, rng: np.random.Generator) -> Epilogue:

@@ -114,9 +114,10 @@ typedef struct {
     int64_t channels;             /* at least PYQ_NR */
     int32_t lowest;               /* quantized: the lower bound, zero point included */
     int32_t stride;               /* input pixels from one output pixel to the next */
+    int64_t apart;                /* elements from one output pixel to the next: `channels`, times the dilation */
 } pyq_taps;
 
-/* Writes `tiles` times `mr` neighbouring pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in
+/* Writes `tiles` times `mr` output pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in
  * line r. */
 typedef void (*pyq_window_fn)(const pyq_taps *t, const uint8_t *const *pixels, int64_t tiles, void *out);
 
@@ -154,6 +155,7 @@ typedef struct {
     int64_t size[3], channels;   /* of an image: depth, height, width; a matrix is images of one pixel */
     int64_t begin[3], end[3];    /* pads */
     int64_t out_size[3], stride[3];
+    int64_t dilation[3];         /* read with `window` only: the offsets of the weights have it */
     int32_t shift;               /* added to every byte, modulo 256: makes int8 unsigned */
     int32_t zero;                /* what padding is, shifted */
     int32_t amax;                /* what no shifted byte may exceed */

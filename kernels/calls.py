@@ -54,12 +54,11 @@ def depthwise_layer(
     activations = Activations.of(x, w, unpadded, zero, exact=True)
     side, channels, flat = w.kernel_shape[2], x.shape[-1], taps.reshape(-1)
     zeros, image = np.full(channels, zero, np.uint8), (*place.size[1:], channels)
-    begin, stride, out_size = place.begin[1:], place.stride[1:], place.out_size[1:]
+    moves = place.begin[1:], place.stride[1:], place.dilation[1:], place.out_size[1:]
 
     def call(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
         images, _ = activations.read(x, w)
         pixels = np.empty(side * windows.PITCH, np.int64)
-        numbers = (len(x), *image), begin, stride, out_size
-        depthwise.depthwise(isa, side, images, zeros, *numbers, pixels, flat, epilogue, as_bytes(out))
+        depthwise.depthwise(isa, side, images, zeros, (len(x), *image), *moves, pixels, flat, epilogue, as_bytes(out))
 
     return call

@@ -147,16 +147,16 @@ LIMITS = ir.LiteralStructType([FLOAT, FLOAT, I32])
 
 
 def _function(module: ir.Module, window: Window) -> ir.Function:
-    """The function (kind, pixels, weights, channels, bias, multiplier, offset, limits, out) of a row of `WINDOWS`.
+    """The function (kind, pixels, weights, channels, apart, bias, multiplier, offset, limits, out) of a row.
 
     A function of its own, because LLVM shares out registers for a whole one.
     """
     pointers = (kind.as_pointer() for kind in (I32, FLOAT, FLOAT, LIMITS, I8))
-    arguments = ir.FunctionType(ir.VoidType(), [I64, I64.as_pointer(), I8.as_pointer(), I64, *pointers])
+    arguments = ir.FunctionType(ir.VoidType(), [I64, I64.as_pointer(), I8.as_pointer(), I64, I64, *pointers])
     function = ir.Function(module, arguments, f"pyq_numba_{window_name(window)}")
     function.linkage = "internal"
     function.attributes.add("noinline")
-    kind, pixels, weights, channels, bias, multiplier, offset, limits, out = function.args
+    kind, pixels, weights, channels, apart, bias, multiplier, offset, limits, out = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     panel_bytes = len(tap_pairs(window.side)) * PAIR_BYTES
     with cgutils.for_range_slice(builder, I64(0), channels, I64(NR)) as (column, _):
@@ -172,7 +172,7 @@ def _function(module: ir.Module, window: Window) -> ir.Function:
                 for p, acc in enumerate(sums):
                     result = finish_vector(builder, number, acc, columns, bounds)
                     elements = builder.bitcast(out, result.type.element.as_pointer())
-                    place = builder.add(builder.mul(channels, I64(p)), channel)
+                    place = builder.add(builder.mul(apart, I64(p)), channel)
                     store(builder, result, builder.gep(elements, [place]))
     builder.ret_void()
     return function
@@ -185,6 +185,7 @@ def run(
     pixels: Any,
     weights: Any,
     channels: Any,
+    apart: Any,
     kind: Any,
     bias: Any,
     multiplier: Any,
@@ -200,14 +201,14 @@ def run(
         def start(index: int) -> Value:
             return context.make_array(signature.args[index])(context, builder, arguments[index]).data
 
-        row, channels, kind = arguments[0], arguments[3], arguments[4]
-        zero_point, low, high = arguments[8:11]
+        row, channels, apart, kind = arguments[0], *arguments[3:6]
+        zero_point, low, high = arguments[9:12]
         numbers = builder.fptrunc(low, FLOAT), builder.fptrunc(high, FLOAT), builder.trunc(zero_point, I32)
         limits = cgutils.alloca_once(builder, LIMITS)
         for i, number in enumerate(numbers):
             builder.store(number, cgutils.gep_inbounds(builder, limits, 0, i))
         weights = builder.bitcast(start(2), I8.as_pointer())
-        passed = [kind, start(1), weights, channels, start(5), start(6), start(7), limits, start(11)]
+        passed = [kind, start(1), weights, channels, apart, start(6), start(7), start(8), limits, start(12)]
         end = builder.append_basic_block()
         choice = builder.switch(row, end)
         for number, window in enumerate(WINDOWS):
@@ -219,5 +220,5 @@ def run(
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    arguments = row, pixels, weights, channels, kind, bias, multiplier, offset, zero_point, low, high, out
+    arguments = row, pixels, weights, channels, apart, kind, bias, multiplier, offset, zero_point, low, high, out
     return types.void(*arguments), codegen

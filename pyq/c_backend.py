@@ -73,7 +73,7 @@ class CBackend(KernelBackend):
         zero = x_zero_point + shift
         weights, finish = _weights(w, place.offsets), self.epilogue_of(epilogue, w, zero)
         windowed = taps is not None
-        images = (place.size, channels, place.begin, place.end, place.out_size, place.stride)
+        images = (place.size, channels, place.begin, place.end, place.out_size, place.stride, place.dilation)
         counts = (shift, zero, w.amax, windowed or reads_exactly(w, channels), w.kernel_shape[2] if windowed else 0)
         call = ffi.new("pyq_call *", (weights.c, finish.c, w.columns, *images, *counts, _pointer("int16_t[]", taps)))
         return _product(Struct(call, (weights, finish, taps)))
@@ -257,7 +257,7 @@ def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
 def _dynamic(w: PackedWeight, low: float, high: float) -> Struct:
     weights, one = _weights(w, w.offsets()), (1, 1, 1)
     scale = np.ascontiguousarray(np.broadcast_to(w.scale, w.columns))
-    images = one, w.shape[0], (0, 0, 0), (0, 0, 0), one, one
+    images = one, w.shape[0], (0, 0, 0), (0, 0, 0), one, one, one
     call = weights.c, ffi.NULL, w.columns, *images, 0, 0, w.amax, True, 0, ffi.NULL
     fields = call, _pointer("float[]", scale), _pointer("int32_t[]", w.colsum), low, high
     return Struct(ffi.new("pyq_dynamic *", fields), (weights, scale, w.colsum))

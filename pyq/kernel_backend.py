@@ -147,7 +147,7 @@ class KernelBackend(ABC):
 
     def _matrix_product(self, x: NDArray[Any], x_zero_point: int, w: PackedWeight, epilogue: Epilogue) -> Product:
         """Of rows taken as images of one pixel."""
-        place = ConvPlace((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), w.offsets())
+        place = ConvPlace((1, 1, 1), (0, 0, 0), (0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1), w.offsets())
         return self.prepare_product(x, x_zero_point, w, place, epilogue, None)
 
     def conv(

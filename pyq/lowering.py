@@ -51,8 +51,8 @@ def _three(values: tuple[int, ...], missing: int) -> tuple[int, int, int]:
 class ConvPlace(NamedTuple):
     """A convolution in three spatial dimensions; those that the images lack have size 1.
 
-    size, begin, end (pads), out_size and stride per dimension; offsets: int32, of each step from the first pixel under
-    the kernel.
+    size, begin, end (pads), out_size, stride and dilation per dimension; offsets: int32, of each step from the first
+    pixel under the kernel.
     """
 
     size: tuple[int, int, int]
@@ -60,6 +60,7 @@ class ConvPlace(NamedTuple):
     end: tuple[int, int, int]
     out_size: tuple[int, int, int]
     stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
     offsets: NDArray[np.int32]
 
 
@@ -82,7 +83,7 @@ def place_conv(shape: tuple[int, ...], w: PackedWeight, geometry: ConvGeometry, 
     line = (begin[2] + size[2] + end[2]) * shape[-1]
     plane = (begin[1] + size[1] + end[1]) * line
     offsets = w.offsets((plane * dilations[0], line * dilations[1], shape[-1] * dilations[2]))
-    return ConvPlace(size, begin, end, out, stride, offsets)
+    return ConvPlace(size, begin, end, out, stride, dilations, offsets)
 
 
 def _per_column(values: NDArray[Any] | None, columns: int, dtype: type) -> NDArray[Any] | None:

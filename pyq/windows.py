@@ -15,7 +15,7 @@ from pyq.panels import NR, Panels, aligned_bytes
 
 KERNELS = (3, 5, 7)
 STRIDES = (1, 2)
-"""Along a line; the other one is free."""
+"""Along a line, where it is 1 if there is dilation; the other one is free."""
 PITCH = 72
 """Input pixels from one line of a table of addresses to the next: ``PYQ_PITCH`` in csrc/pyq.h."""
 
@@ -35,7 +35,7 @@ def fits(w: PackedWeight, geometry: ConvGeometry) -> bool:
         and w.shape[2:] in {(side, side) for side in KERNELS}
         and w.columns >= NR
         and geometry.strides[-1] in STRIDES
-        and geometry.dilations == (1, 1)
+        and 1 in (geometry.strides[-1], geometry.dilations[-1])
     )
 
 

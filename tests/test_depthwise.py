@@ -99,7 +99,9 @@ def taps_of(kernel: Kernel, weights: np.ndarray, channels: int, e: Epilogue) -> 
     """A `pyq_taps`, beside the epilogue that it points to."""
     finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
     lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
-    taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest, step(kernel)))
+    taps = ffi.new(
+        "pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest, step(kernel), channels)
+    )
     return Struct(taps, (finish,))
 
 
@@ -114,7 +116,7 @@ def run_numba(
 ) -> None:
     finish = NumbaBackend().prepare(e, lower_epilogue(e, channels), channels)
     flat, target = weights.reshape(-1), out.reshape(-1).view(np.uint8)
-    depthwise.window(NUMBA_ROWS[kernel.name], table, flat, channels, finish, target)
+    depthwise.window(NUMBA_ROWS[kernel.name], table, flat, channels, channels, finish, target)
 
 
 def row(kernel: Kernel) -> Any:
@@ -248,7 +250,7 @@ def layer(draw: Any, rng: np.random.Generator) -> tuple[np.ndarray, int, PackedW
     side, channels = draw(st.sampled_from(windows.KERNELS)), draw(st.integers(2, 50))
     strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     pads, size = draw(st.tuples(*[st.integers(0, 4)] * 4)), draw(st.tuples(st.integers(1, 9), st.integers(1, 80)))
-    dilations = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2)]))
+    dilations = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (1, 2), (3, 3), (1, 7)]))
     if any(size[i] + pads[i] + pads[i + 2] < (side - 1) * dilations[i] + 1 for i in (0, 1)):
         return None
     amax, dtype = draw(st.sampled_from([255, 127])), draw(st.sampled_from(["uint8", "int8"]))
@@ -297,9 +299,11 @@ def test_the_arrays_of_the_caller_have_no_slack(
     name: str, side: int, stride: int, edge: str, rng: np.random.Generator
 ) -> None:
     """Widths with whole tiles and without, shorter and longer than a run of tiles."""
-    for width, channels in ((1, 16), (7, 17), (33 * stride, 24), (66, 16)):
+    for width, channels, apart in ((1, 16, 1), (7, 17, 1), (33 * stride, 24, 1), (66, 16, 1), (37, 18, 3), (2, 16, 5)):
+        dilation = apart if stride == 1 else 1
         w, x = packed(rng, channels, side, False), full_range(rng, (1, 6, width, channels), "uint8")
-        geometry = ConvGeometry((1, stride), (side // 2,) * 4)
+        pad = side // 2
+        geometry = ConvGeometry((1, stride), (pad, pad * dilation) * 2, (1, dilation))
         size = geometry.output_size(x.shape[1:3], (side, side))
         assert windows.fits(w, geometry)
         e = epilogue(rng, "uint8", channels)

@@ -35,7 +35,7 @@ ALWAYS_INLINE void window_pixel(const pyq_taps *t, const uint8_t *const *pixels,
         uint32_t sums[PYQ_NR];
         window_sums(sums, pixels, c, w, kernel);
         for (int i = 0; i < PYQ_NR; i++)
-            requantize_one((int32_t)sums[i], t->epilogue, c + i, NULL, out, pixel * t->channels + c + i);
+            requantize_one((int32_t)sums[i], t->epilogue, c + i, NULL, out, pixel * t->apart + c + i);
     }
 }
 

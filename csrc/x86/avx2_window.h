@@ -107,15 +107,15 @@ ALWAYS_INLINE TARGET_AVX2 void window(const pyq_taps *t, const uint8_t *const *p
                                       const int32_t type) {
     bounds b = load_bounds(t->epilogue);
     const int element_size = type == PYQ_OUT_QUANTIZED ? 1 : 4, pairs = kernel / 2 * kernel + (kernel + 1) / 2 * 2;
-    const int64_t channels = t->channels;
-    for (; tiles > 0; tiles--, pixels += mr * t->stride, out += mr * channels * element_size) {
+    const int64_t channels = t->channels, apart = t->apart;
+    for (; tiles > 0; tiles--, pixels += mr * t->stride, out += mr * apart * element_size) {
         const int16_t *w = t->weights;
         for (int64_t column = 0; column < channels; column += PYQ_NR, w += pairs * 2 * PYQ_NR) {
             const int64_t c = column + PYQ_NR > channels ? channels - PYQ_NR : column;
             __m256i acc[PYQ_WINDOW][2];
             window_sums(acc, pixels, c, w, kernel, stride, mr, fused);
             b.lowest = _mm256_set1_epi8((char)t->lowest); /* no register is left for it */
-            finish((const int32_t *)acc, mr, t->epilogue, &b, type, c, out + c * element_size, channels);
+            finish((const int32_t *)acc, mr, t->epilogue, &b, type, c, out + c * element_size, apart);
         }
     }
 }
