@@ -143,11 +143,9 @@ class NumbaBackend(KernelBackend):
             _matrix(out),
         )
 
-    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+    def transpose(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """See `elementwise.transpose`."""
-        out = np.empty((x.shape[0], x.shape[2], x.shape[1]), x.dtype)
         elementwise.transpose(x, out)
-        return out
 
     def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `normalize.softmax`."""

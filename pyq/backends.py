@@ -231,7 +231,7 @@ class Backend(Protocol):
     ) -> NDArray[Any]:
         """Means of contiguous images ``[N, *spatial, C]``; no window lies wholly in the padding."""
 
-    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+    def transpose(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """``[N, A, B]`` to ``[N, B, A]``, both contiguous, uint8 or uint32; not empty."""
 
     def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

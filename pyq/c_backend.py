@@ -178,11 +178,9 @@ class CBackend(KernelBackend):
         target = _pointer("uint8_t[]", out)
         lib.pyq_average_pool(_pool(x, windows), _affine(params), _affine(out_params), *bounds, fixed, target)
 
-    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+    def transpose(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """``pyq_transpose``."""
-        out = np.empty((x.shape[0], x.shape[2], x.shape[1]), x.dtype)
         lib.pyq_transpose(_pointer("uint8_t[]", x), *x.shape, x.itemsize, _pointer("uint8_t[]", out))
-        return out
 
     def softmax(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """``pyq_softmax``."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer, check_integers
 from pyq.geometry import Placement, place_transposed
-from pyq.layout import to_nhwc
+from pyq.layout import borrow_nhwc
 from pyq.products import (
     ACCUMULATE,
     Activation,
@@ -120,7 +120,7 @@ def _packed(
         raise ValueError(f"x: expected 3 to 5 dimensions (one to three of D, H and W), got {x.shape}")
     if len(w.shape) != x.ndim:
         raise ValueError(f"w: expected [C, M / group, *kernel], {x.ndim} dimensions as x, got {w.shape}")
-    images = x if layout == "NHWC" else to_nhwc(x)
+    images = x if layout == "NHWC" else borrow_nhwc(x)
     if images.shape[-1] != w.shape[0]:
         raise ValueError(f"x: expected {w.shape[0]} channels for w {w.shape}, got {images.shape[-1]}")
     if isinstance(w, QTensor):

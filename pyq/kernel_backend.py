@@ -101,7 +101,7 @@ class KernelBackend(ABC):
         """Means of ``[N, *spatial, C]``, not empty."""
 
     @abstractmethod
-    def transpose(self, x: NDArray[Any]) -> NDArray[Any]:
+    def transpose(self, x: NDArray[Any], out: NDArray[Any]) -> None:
         """See the protocol, as for the rest."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pyq.backends import ConvGeometry, Epilogue, current_backend
 from pyq.checks import LAYOUTS, check_activation, check_bytes, check_choice, check_integer
 from pyq.geometry import place
-from pyq.layout import to_nhwc
+from pyq.layout import borrow_nhwc
 from pyq.packing import PackedWeight, pack
 from pyq.products import (
     ACCUMULATE,
@@ -277,7 +277,7 @@ def _placed(
     groups, geometry = _geometry(data.shape, w.shape, layout, group, packed_group, strides, pads, dilations, auto_pad)
     if isinstance(w, QTensor):
         w = pack(w, group=groups, dilations=geometry.dilations, prove=False)
-    return data if layout == "NHWC" else to_nhwc(data), w, geometry
+    return data if layout == "NHWC" else borrow_nhwc(data), w, geometry
 
 
 @lru_cache(maxsize=1024)  # to check the arguments takes longer than to convolve a small image

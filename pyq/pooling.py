@@ -10,7 +10,7 @@ import numpy as np
 from pyq.backends import current_backend
 from pyq.checks import LAYOUTS, check_activation, check_choice, check_params
 from pyq.geometry import Placement, channels_first, place
-from pyq.layout import to_nhwc
+from pyq.layout import borrow_nhwc
 from pyq.qparams import QParams
 from pyq.tables import requantize
 from pyq.tensor import QTensor
@@ -124,7 +124,7 @@ def _images(x: QTensor, layout: str) -> np.ndarray:
         raise ValueError(f"x: expected at least 3 dimensions, {layout} with any number of H and W, got {x.shape}")
     if 0 in (x.shape[2:] if layout == "NCHW" else x.shape[1:-1]):
         raise ValueError(f"x: expected spatial dimensions of at least 1, got {x.shape}")
-    return to_nhwc(x.data) if layout == "NCHW" else np.ascontiguousarray(x.data)
+    return borrow_nhwc(x.data) if layout == "NCHW" else np.ascontiguousarray(x.data)
 
 
 def _restored(data: np.ndarray, layout: str) -> np.ndarray:

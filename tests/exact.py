@@ -111,3 +111,10 @@ def assert_same(actual: np.ndarray, expected: np.ndarray, what: str = "") -> Non
         f"columns {np.unique(columns).tolist()[:32]}; at {list(map(int, first))} came {actual[first]!r}, "
         f"expected {expected[first]!r}"
     )
+
+
+def transposed(backend: Any, x: np.ndarray) -> np.ndarray:
+    """`x` of the shape [N, A, B] as [N, B, A], by a backend."""
+    out = np.empty((x.shape[0], x.shape[2], x.shape[1]), x.dtype)
+    backend.transpose(x, out)
+    return out

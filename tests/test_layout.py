@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from exact import assert_same
 
 from pyq.backends import current_backend
-from pyq.layout import to_nchw, to_nhwc
+from pyq.layout import borrow_nhwc, to_nchw, to_nhwc
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -24,6 +26,18 @@ def test_both_ways(shape: tuple[int, ...], dtype: str) -> None:
     assert_same(first, x)
 
 
+def test_borrowed_memory_is_used_again() -> None:
+    x = np.random.default_rng(2).integers(0, 256, (2, 5, 6, 7), np.uint8)
+    borrowed = borrow_nhwc(x)
+    assert_same(borrowed, to_nhwc(x))
+    again = borrow_nhwc(x[:1].view(np.int8))
+    assert np.shares_memory(again, borrowed)
+    assert_same(again, to_nhwc(x[:1].view(np.int8)))
+    assert np.shares_memory(borrow_nhwc(np.moveaxis(x, -1, 1)), x)
+    with ThreadPoolExecutor(1) as other:
+        assert not np.shares_memory(other.submit(borrow_nhwc, x).result(), borrowed)
+
+
 def test_what_lies_so_already_is_not_copied() -> None:
     x = np.zeros((2, 3, 4, 5), np.uint8)
     assert np.shares_memory(to_nchw(np.moveaxis(x, 1, -1)), x)
@@ -36,7 +50,7 @@ def test_read_only_arrays_go_through_the_kernel(monkeypatch: pytest.MonkeyPatch)
     x.flags.writeable = False
     backend, calls = current_backend(), []
     transpose = backend.transpose
-    monkeypatch.setattr(backend, "transpose", lambda matrices: calls.append(1) or transpose(matrices))
+    monkeypatch.setattr(backend, "transpose", lambda *arrays: calls.append(1) or transpose(*arrays))
     assert_same(to_nhwc(x), np.moveaxis(x, 1, -1).copy())
     assert calls == [1]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import assert_same, full_range, matmul
+from exact import assert_same, full_range, matmul, transposed
 
 import pyq
 from pyq import ops
@@ -78,7 +78,7 @@ def test_element_wise_operations_of_many_tasks(threads: int) -> None:
         lambda b: b.binary("add", q, p, q[:, :1], p, p),
         lambda b: b.max_pool(images, window),
         lambda b: b.average_pool(images, signed, window, False, p),
-        lambda b: b.transpose(images.reshape(2, -1, 40).view(np.uint8)),
+        lambda b: transposed(b, images.reshape(2, -1, 40).view(np.uint8)),
         lambda b: b.softmax(x),
         lambda b: b.softmax_of_bytes(q, exponentials),
         lambda b: b.layer_norm(x, scale, None, 1e-5)[0],
