@@ -196,7 +196,7 @@ def test_reduced_range_activations_and_the_promise_of_amax() -> None:
 
 
 @pytest.mark.parametrize("amax", [255, 127])
-@pytest.mark.parametrize("shape", [(1, 70), (9, 70), (3, 0, 70), (70,), (2, 3, 70), (5, 64)])
+@pytest.mark.parametrize("shape", [(1, 70), (9, 70), (3, 0, 70), (70,), (2, 3, 70), (5, 64), (300, 250)])
 @pytest.mark.parametrize("activation", [None, "relu", (-0.5, None)])
 def test_dynamic_product_is_quantize_and_matmul(shape: tuple[int, ...], amax: int, activation: Any) -> None:
     rng = np.random.default_rng(16)
