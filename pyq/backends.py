@@ -164,7 +164,13 @@ class Backend(Protocol):
         """``[M, K] x [K, N]`` to ``[M, N]``."""
 
     def matmul_dynamic(
-        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+        self,
+        x: NDArray[np.float32],
+        w: PackedWeight,
+        offset: NDArray[np.float32] | None,
+        low: float,
+        high: float,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
         """Contiguous ``[M, K]``, quantized by its range to integers up to ``w.amax``, times ``w``, within bounds.
 

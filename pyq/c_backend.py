@@ -79,12 +79,19 @@ class CBackend(KernelBackend):
         return _product(Struct(call, (weights, finish, taps)))
 
     def matmul_dynamic(
-        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+        self,
+        x: NDArray[np.float32],
+        w: PackedWeight,
+        offset: NDArray[np.float32] | None,
+        low: float,
+        high: float,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
         """``pyq_run_dynamic``."""
         key = self, "dynamic", low, high
         call = w.kept.get(key) or w.keep(key, _dynamic(w, low, high))
-        out = np.empty((len(x), w.columns), np.float32)
+        if out is None:
+            out = np.empty((len(x), w.columns), np.float32)
         addend = 0 if offset is None else id(offset)
         status = lib.pyq_run_dynamic_arrays(call.c, id(x), len(x), addend, id(out))
         if status == lib.PYQ_NO_MEMORY:

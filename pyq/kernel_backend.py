@@ -136,7 +136,13 @@ class KernelBackend(ABC):
         return written if out is None else _result(written, out)
 
     def matmul_dynamic(
-        self, x: NDArray[np.float32], w: PackedWeight, offset: NDArray[np.float32] | None, low: float, high: float
+        self,
+        x: NDArray[np.float32],
+        w: PackedWeight,
+        offset: NDArray[np.float32] | None,
+        low: float,
+        high: float,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32] | None:
         """See the protocol."""
         return None

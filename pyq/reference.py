@@ -168,7 +168,13 @@ class ReferenceBackend:
         return _stored(requantize(acc, epilogue, residual), out)
 
     def matmul_dynamic(
-        self, x: np.ndarray, w: PackedWeight, offset: np.ndarray | None, low: float, high: float
+        self,
+        x: np.ndarray,
+        w: PackedWeight,
+        offset: np.ndarray | None,
+        low: float,
+        high: float,
+        out: np.ndarray | None = None,
     ) -> np.ndarray | None:
         """None: the caller goes step by step."""
         return None

@@ -283,6 +283,22 @@ def test_contrib_gemm_equals_onnx_runtime(b_type: str, transposed: int, quantize
     np.testing.assert_array_equal(contrib("QGemm", inputs, {0}, y, transB=transposed), wanted)
 
 
+@pytest.mark.parametrize("per_column", [True, False])
+@pytest.mark.parametrize("given", [{"zero_point", "bias"}, {"zero_point"}, {"bias"}, set()])
+def test_contrib_dynamic_matmul(per_column: bool, given: set[str]) -> None:
+    """x, the weights, their scale and zero point, a bias: of which the last two may be missing."""
+    rng = np.random.default_rng(14)
+    x, b = rng.normal(size=(2, 5, 70)).astype(np.float32), full_range(rng, (70, 13), "int8")
+    count = (13,) if per_column else ()
+    scale = rng.uniform(0.001, 0.1, count).astype(np.float32)
+    zero_point = full_range(rng, count, "int8") if "zero_point" in given else np.zeros(count, np.int8)
+    bias = rng.normal(size=13).astype(np.float32) if "bias" in given else None
+    weight = pyq.QTensor(b, scale, zero_point, 1 if per_column else None)
+    wanted = pyq.matmul(pyq.quantize(x), weight, bias)
+    inputs = [x, b, scale, zero_point if "zero_point" in given else None, *([] if bias is None else [bias])]
+    np.testing.assert_array_equal(contrib("DynamicQuantizeMatMul", inputs, {0}, wanted), wanted)
+
+
 def test_every_contrib_operator_is_tested() -> None:
     with open(__file__) as file:
         text = file.read()

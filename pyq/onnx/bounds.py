@@ -31,7 +31,7 @@ def bound_products(graph: Graph, domain: str, data_movement: frozenset[str]) -> 
     """Set the attribute `amax` of every product in `graph`, in place. Nodes are in order, int8 ones in `domain`."""
     known: dict[str, Bounds] = {}
     for node in graph.nodes:
-        if node.domain == domain and "weight" in node.attributes:
+        if node.domain == domain and {"x", "weight"} <= node.attributes.keys():  # not of a dynamic product
             node.attributes["amax"] = _amax(node, known)
         bounds = _output_bounds(node, known, domain, data_movement)
         if bounds is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pyq.onnx.dynamic import dynamic_node
 from pyq.onnx.integer_steps import tensor_params, weight_tensor
 from pyq.onnx.matching import Tail
 from pyq.onnx.steps import product_attributes
@@ -99,11 +100,23 @@ def gemm(fuser: Fuser, node: Node) -> bool:
     return fuser.emit(renamed(node, "Gemm"), node.inputs[:1], output(node), attributes)
 
 
+def dynamic_matmul(fuser: Fuser, node: Node) -> bool:
+    """DynamicQuantizeMatMul: a in float32, b, its scale and zero point, bias."""
+    names = [*node.inputs, *[""] * (5 - len(node.inputs))]
+    b, scale, zero_point, bias = (fuser.constants.get(name) for name in names[1:])
+    made = dynamic_node(node, names[0], b, scale, zero_point if names[3] else 0, bias)
+    if made is None or (names[4] and made.attributes["bias"] is None):
+        return False
+    fuser.nodes.append(made)
+    return True
+
+
 CONTRIB: dict[str, Callable[[Fuser, Node], bool]] = {
     **dict.fromkeys(("QLinearAdd", "QLinearMul"), binary),
     **dict.fromkeys(("QLinearSigmoid", "QLinearLeakyRelu"), unary),
     **dict.fromkeys(("QLinearGlobalAveragePool", "QLinearAveragePool"), pool),
     "QLinearConcat": concat,
     "QGemm": gemm,
+    "DynamicQuantizeMatMul": dynamic_matmul,
 }
 """What each operator becomes; see `ONNX` in `pyq.onnx.qdq`."""

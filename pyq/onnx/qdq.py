@@ -10,7 +10,8 @@ walks it once, in order, with the first four of these rules:
 3. an element-wise region of one variable between a DequantizeLinear and a QuantizeLinear is a 256-entry
    table, and a table that follows a Conv, a MatMul or another table becomes part of that;
 4. a DequantizeLinear followed by a QuantizeLinear cancels, or is a table when their parameters differ;
-5. an Add becomes part of the Conv or MatMul that makes one of its operands (`pyq.onnx.residuals`).
+5. an Add becomes part of the Conv or MatMul that makes one of its operands (`pyq.onnx.residuals`);
+6. a dynamically quantized layer becomes one node (`pyq.onnx.dynamic`).
 
 What no rule covers stays as it was, between the QuantizeLinear and DequantizeLinear nodes of the graph. The
 int8 nodes live in the domain "pyq"; `pyq.onnx.steps` says which attributes they have beside those of ONNX.
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from pyq.onnx.bounds import bound_products
 from pyq.onnx.contrib import CONTRIB
+from pyq.onnx.dynamic import merge_dynamic
 from pyq.onnx.matching import Matcher, Quantized, Tail, accumulator_bias
 from pyq.onnx.residuals import merge_residuals
 from pyq.onnx.steps import DOMAIN, product_attributes
@@ -66,6 +68,7 @@ def fuse(graph: Graph) -> Graph:
     for node in graph.sorted():
         fuser.visit(node)
     fused = replace(graph.copy(), nodes=fuser.nodes, constants=fuser.constants)
+    merge_dynamic(fused)
     fused.prune()
     merge_residuals(fused)
     merge_tables(fused)

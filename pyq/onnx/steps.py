@@ -22,10 +22,11 @@ from pyq.lowering import memory_order
 from pyq.onnx.step import Buffers, Step
 from pyq.packing import pack
 from pyq.pooling import average_pool, global_average_pool, global_max_pool, max_pool
+from pyq.products import ACCUMULATE
 from pyq.qparams import QParams
 from pyq.quantization.graph import Node
 from pyq.softmax import softmax
-from pyq.tensor import QTensor
+from pyq.tensor import QTensor, quantize
 from pyq.transposed import pack_phases, run_phases
 
 Array = NDArray[Any]
@@ -161,6 +162,38 @@ class MatMulStep(ProductStep):
         y = out.take((len(rows), n), self._epilogue.dtype)
         product(self._epilogue, y, *(r.reshape(-1, n) for r in residual))
         return [y.view(self._dtype).reshape(shape)]
+
+
+class DynamicMatMulStep(Int8Step):
+    """float32 x [..., K], quantized by its range, times a constant [K, N], to float32.
+
+    Attributes: weight (QTensor, per tensor or along axis 1), bias (float32 [N], or None).
+    """
+
+    def __init__(self, node: Node, constants: Mapping[str, Array]) -> None:
+        super().__init__(node, constants)
+        weight, self._bias = node.attributes["weight"], node.attributes["bias"]
+        self._weight, self._scale = pack(weight), weight.scale
+
+    def run(self, inputs: list[Array], out: Buffers) -> list[Array]:
+        """See `pyq.onnx.step.Step.run`."""
+        (x,) = self.operands(inputs)
+        k, n = self._weight.shape
+        if x.dtype != np.float32 or x.shape[-1:] != (k,):
+            raise ValueError(f"{self.name}: input of {x.dtype} and shape {x.shape}, expected float32 [..., {k}]")
+        rows = np.ascontiguousarray(x).reshape(-1, k)
+        y = out.take((len(rows), n), np.float32)
+        bounds = -np.inf, np.inf
+        done = current_backend().matmul_dynamic(rows, self._weight, self._bias, *bounds, y)
+        return [(self._by_steps(rows) if done is None else y).reshape(*x.shape[:-1], n)]
+
+    def _by_steps(self, rows: Array) -> Array:
+        """What the nodes of the model would compute, of scales beyond float32 too."""
+        q = quantize(rows)
+        sums = current_backend().matmul(q.data, int(q.zero_point), self._weight, ACCUMULATE)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            y = sums.astype(np.float32) * (q.scale * self._scale)
+            return y if self._bias is None else y + self._bias
 
 
 class ConvStep(ProductStep):
@@ -332,6 +365,7 @@ STEPS: dict[str, Callable[[Node, Mapping[str, Array]], Step]] = {
     "ConvTranspose": ConvTransposeStep,
     "Gemm": MatMulStep,
     "MatMul": MatMulStep,
+    "DynamicMatMul": DynamicMatMulStep,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), BinaryStep),
     "Lookup": LookupStep,
     "Concat": ConcatStep,
