@@ -64,9 +64,9 @@ static void run_turn(const job *j, int64_t n, int64_t h, int64_t x, uint8_t *out
 
 static void run_line(const job *j, int64_t line) {
     const pyq_call *c = j->call;
-    const int64_t width = c->out_size[2];
+    const int64_t width = c->out_size[2], turns = c->dilation[2] < width ? c->dilation[2] : width;
     uint8_t *out = j->out + line * width * j->pixel_size;
-    for (int64_t x = 0; x < c->dilation[2]; x++) run_turn(j, line / c->out_size[1], line % c->out_size[1], x, out);
+    for (int64_t x = 0; x < turns; x++) run_turn(j, line / c->out_size[1], line % c->out_size[1], x, out);
     if (c->epilogue->table) pyq_lookup(out, c->epilogue->table, out, width * j->pixel_size);
 }
 
