@@ -1,4 +1,4 @@
-"""Small products, of which the call from Python is most; and those of two matrices that both come with the call."""
+"""Calls of which Python is most: small products, those of two matrices that both come with the call, small arrays."""
 
 from __future__ import annotations
 
@@ -40,14 +40,29 @@ def unpacked(rng: np.random.Generator) -> dict[str, Call]:
     return calls
 
 
-NAMES = [name for group in (packed, unpacked) for name in group(np.random.default_rng(0))]
+def elementwise(rng: np.random.Generator) -> dict[str, Call]:
+    """Of 64 numbers: quantized, by themselves, and with parameters; back; a table; a sum; a pool of an 8x8 image."""
+    x, q = rng.normal(size=64).astype(np.float32), pyq.QTensor(rng.integers(0, 256, 64, np.uint8), 0.5, 128)
+    table, image = pyq.unary_table("hardswish", q.params, OUT), q.reshape(1, 8, 8, 1)
+    return {
+        "dynamic quantize": lambda: pyq.quantize(x).data,
+        "quantize": lambda: pyq.quantize(x, OUT).data,
+        "dequantize": q.dequantize,
+        "table": lambda: table(q).data,
+        "add": lambda: pyq.add(q, q, OUT).data,
+        "max pool": lambda: pyq.max_pool(image, (2, 2), layout="NHWC").data,
+    }
+
+
+GROUPS = packed, unpacked, elementwise
+NAMES = [name for group in GROUPS for name in group(np.random.default_rng(0))]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calls(name: str, seed: int, benchmark: BenchmarkFixture) -> None:
     """The reference gives the same; then timed, on one thread."""
     rng = np.random.default_rng(seed)
-    call = {**packed(rng), **unpacked(rng)}[name]
+    call = {name: call for group in GROUPS for name, call in group(rng).items()}[name]
     with pyq.use_backend("reference"):
         expected = call()
     assert np.array_equal(call(), expected), f"seed {seed}"

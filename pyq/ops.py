@@ -109,8 +109,7 @@ def matmul_dynamic(
     if not isinstance(w, PackedWeight):
         raise TypeError(f"w: expected a PackedWeight, made once by pack(), got {type(w).__name__}")
     low, high = real_bounds(activation)
-    fits = w.kind == "gemm" and reals.shape[-1:] == w.shape[:1] and (offset is None or offset.shape == (w.columns,))
-    if fits:
+    if w.kind == "gemm" and reals.shape[-1:] == w.shape[:1] and (offset is None or offset.shape == (w.columns,)):
         rows = np.ascontiguousarray(reals).reshape(-1, w.shape[0])
         bounds = -np.inf if low is None else low, np.inf if high is None else high
         y = current_backend().matmul_dynamic(rows, w, None if offset is None else np.ascontiguousarray(offset), *bounds)
