@@ -74,15 +74,15 @@ def difference(short: Callable[[], object], long: Callable[[], object]) -> float
 
 
 class Tile:
-    """One call of a microkernel: a tile of `kernel.mr` rows by NR columns."""
+    """One call of a microkernel: a tile of `kernel.mr` rows by the columns of one panel, or of two."""
 
     def __init__(self, kernel: Kernel, rows: NDArray[np.uint8], weights: NDArray[np.int16]) -> None:
-        """rows [mr, steps, 4 (taps: NR)]; weights [steps, 4 (taps: 1), NR]."""
+        """rows [mr, steps, 4 (taps: NR)]; weights [steps, 4 (taps: 1), columns]."""
         self.kernel = kernel
         terms = "rsc,skc->rc" if kernel.layout == "taps16" else "rsk,skc->rc"
         self.expected = np.einsum(terms, rows.astype(np.int32), weights.astype(np.int32))[:, : kernel.nr]
-        self.size = kernel.mr * weights.size * kernel.nr // NR
-        self.tile = np.zeros((kernel.mr, NR), np.int32)
+        self.size = kernel.mr * weights.size * kernel.nr // weights.shape[2]
+        self.tile = np.zeros((kernel.mr, weights.shape[2]), np.int32)
         element = np.int16 if LAYOUT_NAMES.index(kernel.layout) in WORDS else np.uint8
         base = np.concatenate([rows.reshape(-1), np.zeros(SLACK, np.uint8)]).astype(element)
         _, steps, depth = rows.shape
@@ -95,7 +95,7 @@ class Tile:
         """Full-range activations, and weights so small that the 16-bit sums of four quads cannot overflow."""
         read, used = (NR, 1) if kernel.layout == "taps16" else (4, 4)
         rows = rng.integers(0, 256, (kernel.mr, steps, read), np.uint8)
-        return cls(kernel, rows, rng.integers(-16, 17, (steps, used, NR), np.int16))
+        return cls(kernel, rows, rng.integers(-16, 17, (steps, used, max(kernel.nr, NR)), np.int16))
 
     def check(self, seed: int) -> None:
         """WrongResult when the sums are not exact."""
@@ -105,8 +105,10 @@ class Tile:
 
 
 def _panel(layout: str, weights: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Weights [steps, 4 (taps: 1), NR] as csrc/pyq.h lays them out."""
+    """Weights [steps, 4 (taps: 1), columns] as csrc/pyq.h lays them out, panel by panel."""
     steps = len(weights)
+    if weights.shape[2] > NR:
+        return np.concatenate([_panel(layout, panel) for panel in np.split(weights, weights.shape[2] // NR, axis=2)])
     if layout == "taps16":
         panel: NDArray[np.int16] = weights.reshape(steps // 2, 2, NR).transpose(0, 2, 1)
     elif layout.startswith("pairs"):
@@ -127,7 +129,7 @@ def _c_tile(
 ) -> Callable[[], None]:
     from pyq._core import ffi, lib
 
-    function, how = _c_row(kernel.name).gemm, lib.PYQ_STRIDE * NR
+    function, how = _c_row(kernel.name).gemm, lib.PYQ_STRIDE * tile.shape[1]
     first = int(base.ctypes.data)
     rows = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", first + int(start) * base.itemsize) for start in starts])
     target = ffi.from_buffer("int32_t[]", tile, require_writable=True)

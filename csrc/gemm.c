@@ -10,13 +10,13 @@
 #include <string.h>
 
 enum {
-    TILE_ROWS = 48,          /* at most, of which the epilogue is run at once */
     TILE_BYTES = 6 << 10,    /* of activations of a tile, that with weights they fit the first-level cache */
-    ROW_BLOCK = 4 * TILE_ROWS, /* at most */
+    ROW_BLOCK = 4 * PYQ_TILE_ROWS, /* at most */
     CACHE_WAYS = 8,          /* of the first level */
     LINE = 64,               /* bytes of a line of it */
     BLOCK_BYTES = 256 << 10, /* of activations: half of a second-level cache of 512 KiB */
     NEAR_BYTES = 512 << 10,  /* of weights: as many stay in a second-level cache from call to call */
+    LONG_PANEL = 1024,       /* steps from which on one row reads two panels faster than one after the other */
     TASK_PRODUCTS = 1 << 20, /* about 10 us of work: less than this is not worth waking a thread for */
     TASKS_PER_THREAD = 8,    /* so that threads that others slow down do less */
 };
@@ -73,7 +73,7 @@ static void store_tail(const nest *t, pyq_epilogue_fn store, const int32_t *tile
                        const uint8_t *residual, uint8_t *out) {
     int32_t bias[PYQ_NR] = {0};
     float multiplier[PYQ_NR] = {0}, offset[PYQ_NR] = {0};
-    uint8_t addend[TILE_ROWS * PYQ_NR] = {0}, full[TILE_ROWS * PYQ_NR * 4];
+    uint8_t addend[PYQ_TILE_ROWS * PYQ_NR] = {0}, full[PYQ_TILE_ROWS * PYQ_NR * 4];
     pyq_epilogue e = *t->epilogue;
     size_t n = (size_t)panel->columns;
     if (e.bias) memcpy(bias, e.bias + panel->column, n * sizeof *bias), e.bias = bias;
@@ -91,6 +91,7 @@ typedef struct {
     int64_t first, count, start[ROW_BLOCK];
     int32_t row_offset;
     const uint8_t *bytes[ROW_BLOCK], *words[ROW_BLOCK];
+    int32_t order, steps, reads_on; /* of the offsets looked at last: which they are, and what was found */
 } block;
 
 static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
@@ -104,19 +105,20 @@ static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
 /* Rows of the output to be written: their lines arrive while the kernels run, because a store would wait for memory. */
 typedef struct {
     const uint8_t *at; /* the last byte of the first row: of the two lines that 16 columns may lie in, the panel before has
-                        * written to the first; NULL if they lie in that one */
+                        * written to the first; NULL if they lie in that one. A third line, of int32 of two panels, is not
+                        * worth an instruction more. */
     size_t stride;
 } destination;
 
 /* Each kernel asks for the lines of its own rows only: those of all rows at once would wait for each other. */
-static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *const *rows, int64_t count, int32_t *tile,
-                        int64_t how, destination out) {
+static void run_segment(const nest *t, const pyq_segment *s, int64_t columns, const uint8_t *const *rows, int64_t count,
+                        int32_t *tile, int64_t how, destination out) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
-    const pyq_kernel *k = pyq_select(s->layout, s->columns, count);
+    const pyq_kernel *k = pyq_select(s->layout, columns, count);
     const int64_t stride = how / PYQ_STRIDE;
     for (int64_t i = 0; i < count; i += k->mr) {
-        if (count - i < k->mr) k = pyq_select(s->layout, s->columns, count - i);
+        if (count - i < k->mr) k = pyq_select(s->layout, columns, count - i);
         if (out.at)
             for (int64_t r = 0; r < k->mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
         k->gemm(tile + i * stride, rows + i, offsets, data, s->steps, how);
@@ -124,17 +126,35 @@ static void run_segment(const nest *t, const pyq_segment *s, const uint8_t *cons
     }
 }
 
-/* The segments [first, end) of one panel. Sums that nothing is done to are made where the output lies; those of several
- * segments meet in the tile, where none of them waits for its lines. */
-static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *first, const pyq_segment *end,
-                      const block *b) {
-    _Alignas(64) int32_t tile[TILE_ROWS * PYQ_NR];
-    if (first->columns <= PYQ_NR / 2) memset(tile, 0, sizeof tile); /* what kernels for narrow panels leave alone */
+/* One panel or two that one kernel computes: of the first the segments [first, end), of the second the one that follows. */
+typedef struct {
+    const pyq_segment *first, *end;
+    int64_t count, columns; /* of panels; as many as exist */
+} panels;
+
+/* Whether the steps of a segment read one row from its first element to its last. Most segments share their offsets. */
+static int reads_on(const nest *t, const pyq_segment *s, block *b) {
+    if (s->order == b->order && s->steps == b->steps) return b->reads_on;
+    const int32_t *offsets = t->weights->offsets + s->order;
+    int32_t apart = 0;
+    for (int32_t i = 0; i < s->steps; i++) apart |= offsets[i] ^ (offsets[0] + 4 * i);
+    b->order = s->order, b->steps = s->steps, b->reads_on = apart == 0;
+    return b->reads_on;
+}
+
+/* Sums that nothing is done to are made where the output lies; those of several segments meet in the tile, where none of
+ * them waits for its lines. */
+static void run_panels(const nest *t, pyq_epilogue_fn store, const panels *p, block *b) {
+    _Alignas(64) int32_t tile[2][PYQ_TILE_ROWS * PYQ_NR];
+    const pyq_segment *first = p->first;
+    if (p->columns <= PYQ_NR / 2) memset(tile[0], 0, sizeof tile[0]); /* what kernels for narrow panels leave alone */
     const int sums_only = t->epilogue->type == PYQ_OUT_INT32 && !t->epilogue->bias;
-    const int in_place = sums_only && first->columns == PYQ_NR && end == first + 1;
+    const int in_place = sums_only && p->columns == p->count * PYQ_NR && p->end == first + 1;
     const size_t stride = (size_t)t->columns * t->element_size;
-    const size_t last_byte = (size_t)first->columns * t->element_size - 1;
+    const size_t last_byte = (size_t)p->columns * t->element_size - 1;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
+    const int one = t->row_count == 1 && first->layout == PYQ_QUADS32 && p->end == first + 1;
+    const int plain = one && reads_on(t, first, b) ? PYQ_READS_ON : 0;
     const int near = first->column && stride % LINE == 0 && (uintptr_t)(out + last_byte) % LINE > last_byte;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
         const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
@@ -142,18 +162,23 @@ static void run_panel(const nest *t, pyq_epilogue_fn store, const pyq_segment *f
         if (residual)
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
         destination to = {near ? NULL : out + last_byte, stride};
-        int32_t *sums = in_place ? (int32_t *)out : tile;
-        for (const pyq_segment *s = first; s < end; s++, to.at = NULL) {
+        int32_t *sums = in_place ? (int32_t *)out : tile[0];
+        for (const pyq_segment *s = first; s < p->end; s++, to.at = NULL) {
             const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
-            const int64_t flags = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0);
-            run_segment(t, s, (wide ? b->words : b->bytes) + i, rows, sums,
+            const int64_t flags = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0) | plain;
+            run_segment(t, s, p->columns, (wide ? b->words : b->bytes) + i, rows, sums,
                         flags + PYQ_STRIDE * (in_place ? t->columns : PYQ_NR), to);
         }
         if (in_place) continue;
-        if (first->columns == PYQ_NR)
-            store(tile, rows, t->epilogue, first->column, residual, out, t->columns);
-        else
-            store_tail(t, store, tile, rows, first, residual, out);
+        for (int64_t n = 0; n < p->count; n++) {
+            const pyq_segment *panel = n ? p->end : first;
+            uint8_t *part = out + n * PYQ_NR * t->element_size;
+            const uint8_t *addend = residual ? residual + n * PYQ_NR : NULL;
+            if (panel->columns == PYQ_NR)
+                store(tile[n], rows, t->epilogue, panel->column, addend, part, t->columns);
+            else
+                store_tail(t, store, tile[n], rows, panel, addend, part);
+        }
     }
 }
 
@@ -164,6 +189,24 @@ static int64_t panel_start(const pyq_weights *w, int64_t index) {
     return index;
 }
 
+/* Whether one kernel computes this panel of one segment and the next. */
+static int are_a_pair(const pyq_segment *a, const pyq_segment *b) {
+    const int64_t bytes = (int64_t)a->steps * 4 * PYQ_NR;
+    return a->layout == b->layout && a->steps == b->steps && a->order == b->order && a->row_offset == b->row_offset &&
+           b->data == a->data + bytes && b->column == a->column + PYQ_NR && pyq_select(a->layout, 2 * PYQ_NR, 1);
+}
+
+/* The panel that begins at segment `index`, with the next one if there is a kernel for both: for each product it loads
+ * half as many activations. With one row, the weights are what takes time, and those of one panel are read faster. */
+static panels panels_from(const nest *t, int64_t index, int64_t last) {
+    const pyq_weights *w = t->weights;
+    const pyq_segment *first = &w->segments[index], *end = first + 1, *all = w->segments + last;
+    while (end < all && end->column == first->column) end++;
+    const int alone = end == first + 1 && end < all && (end + 1 == all || end[1].column != end->column);
+    const int pair = (t->row_count > 1 || first->steps >= LONG_PANEL) && alone && are_a_pair(first, end);
+    return (panels){first, end, 1 + pair, first->columns + (pair ? end->columns : 0)};
+}
+
 static void run_task(void *context, int64_t task) {
     const nest *t = context;
     const pyq_weights *w = t->weights;
@@ -171,13 +214,14 @@ static void run_task(void *context, int64_t task) {
     const int64_t last = panel_start(w, index + t->segments_per_task);
     pyq_epilogue_fn store = pyq_select_epilogue(t->epilogue);
     block b;
-    b.first = task % t->row_blocks * t->rows_per_task, b.row_offset = -1;
+    b.first = task % t->row_blocks * t->rows_per_task, b.row_offset = -1, b.order = -1;
     b.count = t->row_count - b.first < t->rows_per_task ? t->row_count - b.first : t->rows_per_task;
     row_starts(t->rows, b.first, b.count, b.start);
-    for (int64_t i = panel_start(w, index), next; i < last; i = next) {
-        for (next = i + 1; next < last && w->segments[next].column == w->segments[i].column;) next++;
-        if (w->segments[i].row_offset != b.row_offset) set_addresses(&b, t->rows, w->segments[i].row_offset);
-        run_panel(t, store, &w->segments[i], &w->segments[next], &b);
+    for (int64_t i = panel_start(w, index); i < last;) {
+        const panels p = panels_from(t, i, last);
+        if (p.first->row_offset != b.row_offset) set_addresses(&b, t->rows, p.first->row_offset);
+        run_panels(t, store, &p, &b);
+        i = p.end - w->segments + p.count - 1;
     }
 }
 
@@ -209,7 +253,7 @@ static int64_t choose_rows(nest *t) {
     int64_t steps = 0;
     for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
     const int64_t kept = rows_kept(t->columns * t->element_size);
-    t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, TILE_ROWS, t->group);
+    t->tile_rows = rows_that_fit(TILE_BYTES, 4 * steps, PYQ_TILE_ROWS, t->group);
     const int64_t unit = t->group == 16 ? 8 : t->group; /* kernels of 8 rows, or of 4 and 6 */
     if (kept < t->tile_rows) t->tile_rows = kept > unit ? kept / unit * unit : unit;
     return rows_that_fit(BLOCK_BYTES, width * (4 * steps < added ? 4 * steps : added), ROW_BLOCK, t->group);
@@ -233,6 +277,7 @@ static void choose_tasks(nest *t) {
     if (share >= w->segment_count) return;
     const int64_t least = TASK_PRODUCTS / (weights / w->segment_count * rows + 1) + 1;
     t->segments_per_task = share > least ? share : least;
+    if (t->segments_per_task > 1) t->segments_per_task &= ~(int64_t)1; /* pairs of panels stay together */
     if (t->segments_per_task > w->segment_count) t->segments_per_task = w->segment_count;
 }
 

@@ -8,7 +8,7 @@
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
  * in int32 that wraps modulo 2^32; with PYQ_ADD_TO_TILE, it adds to the tile instead. Kernels for narrow panels leave
- * the second half of the columns alone. Rows are bytes, but for PAIRS16 and
+ * the second half of the columns alone; kernels for pairs of panels compute the tiles of two. Rows are bytes, but for PAIRS16 and
  * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
  * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
  * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
@@ -22,6 +22,7 @@
 
 #define PYQ_NR 16
 #define PYQ_MAX_MR 8
+#define PYQ_TILE_ROWS 48 /* at most, of which the epilogue is run at once */
 #define PYQ_SLACK 64
 
 /* How the weights of a segment lie in memory. A step of a GEMM layout is a quad: four consecutive k of NR columns. */
@@ -88,8 +89,12 @@ typedef struct {
 
 /* What a microkernel is told, in one number, because a seventh argument would go through the stack.
  * PYQ_FETCH_AHEAD: its weights are not in a near cache, so that it may ask for them ahead.
- * PYQ_STRIDE, times the elements from a row of the tile, which may lie in the output, to the next. */
-enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2, PYQ_STRIDE = 4 };
+ * PYQ_READS_ON: each offset is four elements behind the one before, so that it need not be read.
+ * PYQ_STRIDE, times the elements from a row of the tile, which may lie in the output, to the next.
+ * A kernel for two panels finds the weights of the second behind those of the first. So do its tiles lie, in the output
+ * beside each other; where the stride is PYQ_NR, which no output of two panels has, that of the second follows
+ * PYQ_TILE_ROWS rows below. */
+enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2, PYQ_READS_ON = 4, PYQ_STRIDE = 8 };
 
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,
@@ -137,7 +142,7 @@ int32_t pyq_isa_detected(void);
 int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
 int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tables of bytes */
-const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows);
+const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows); /* may be NULL for two panels */
 pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e);
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
 

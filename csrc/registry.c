@@ -63,9 +63,10 @@ static const char *const NAMES[PYQ_ISAS] = {"scalar", "avx2", "avx512vnni"}; /* 
 
 enum { MAX_KERNEL = 7, MAX_STRIDE = 2 }; /* of a WINDOW */
 
-/* best[layout][narrow][rows]: the kernel to use when `rows` rows are left, of a panel of at most half its columns if
- * `narrow`. Rebuilt by pyq_set_isa, read without a lock. */
-static const pyq_kernel *best[PYQ_LAYOUTS][2][PYQ_MAX_MR + 1];
+enum { NARROW, FULL, PAIR, WIDTHS }; /* at most half the columns of a panel, all of them, those of two panels */
+
+/* best[layout][width][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
+static const pyq_kernel *best[PYQ_LAYOUTS][WIDTHS][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
 static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
 static int32_t detected, current;
@@ -80,10 +81,13 @@ static int better(const pyq_kernel *k, const pyq_kernel *than) {
     return k->nr != than->nr ? k->nr < than->nr : k->mr > than->mr;
 }
 
+static int width_of(int64_t columns) { return columns > PYQ_NR ? PAIR : columns > PYQ_NR / 2 ? FULL : NARROW; }
+
 static void offer_tile(const pyq_kernel *k) {
-    for (int narrow = k->nr < PYQ_NR; narrow < 2; narrow++)
+    const int widest = width_of(k->nr);
+    for (int width = widest == FULL ? NARROW : widest; width <= widest; width++)
         for (int rows = k->mr; rows <= PYQ_MAX_MR; rows++) {
-            const pyq_kernel **best_here = &best[k->layout][narrow][rows];
+            const pyq_kernel **best_here = &best[k->layout][width][rows];
             if (better(k, *best_here)) *best_here = k;
         }
 }
@@ -112,7 +116,7 @@ int32_t pyq_set_isa(int32_t isa) {
 }
 
 const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows) {
-    return best[layout][columns <= PYQ_NR / 2][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
+    return best[layout][width_of(columns)][rows < PYQ_MAX_MR ? rows : PYQ_MAX_MR];
 }
 
 pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e) {

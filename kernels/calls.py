@@ -40,7 +40,7 @@ def product(isa: int, x: NDArray[Any], w: PackedWeight, place: ConvPlace, zero: 
 
     def call(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
         rows = *activations.read(x, w), (len(x), *out_size), strides, place.offsets
-        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((gemm.TILE_ROWS, NR), np.int32)
+        scratch = np.empty(gemm.BLOCK, np.int64), np.empty((2 * gemm.TILE_ROWS, NR), np.int32)
         gemm.gemm(isa, *rows, w.segments, w.data, *scratch, epilogue, as_bytes(residual), as_bytes(out))
 
     return call

@@ -13,11 +13,12 @@ import numba
 from numba import types
 from numpy.typing import NDArray
 
-from pyq.panels import SEGMENT_DTYPE
+from pyq.panels import NR, QUADS32, SEGMENT_DTYPE, STEP_BYTES
 
 from .epilogue import EPILOGUE, OUT, RESIDUAL, Epilogue, finish_columns
 from .host import Bytes, Int16s, Int32s, Int64s, array, jit
-from .tile import GROUP, tiles
+from .registry import PAIR
+from .tile import CHOICE, GROUP, tiles
 
 TILE_ROWS = 48
 """Rows, at most, of which the epilogue is run at once: a multiple of all groups, so that only the last has tails."""
@@ -25,6 +26,9 @@ BLOCK = 4 * TILE_ROWS
 """Rows of a block: at K = 512, 96 KiB of bytes or 192 KiB of words."""
 TILE_BYTES = 6 << 10
 """What these read of the activations, at most, so that it fits the L1 cache beside the weights."""
+
+LONG_PANEL = 1024
+"""Steps from which on one row reads two panels faster than one after the other."""
 
 Four = tuple[int, int, int, int]
 
@@ -52,6 +56,24 @@ def _panel_end(segments: NDArray[Any], first: int) -> int:
     while end < len(segments) and segments[end].column == segments[first].column:
         end += 1
     return end
+
+
+@jit()
+def _are_a_pair(isa: int, segments: NDArray[Any], first: int) -> bool:
+    """Whether one kernel computes the panel of one segment at `first` and the next: csrc/gemm.c says why."""
+    end = _panel_end(segments, first)
+    if end != first + 1 or end == len(segments) or _panel_end(segments, end) != end + 1:
+        return False
+    a, b = segments[first], segments[end]
+    return (
+        CHOICE[isa, a.layout, 2, 0] >= 0
+        and a.layout == b.layout
+        and a.steps == b.steps
+        and a.order == b.order
+        and a.row_offset == b.row_offset
+        and b.column == a.column + NR
+        and b.data == a.data + a.steps * STEP_BYTES[QUADS32]
+    )
 
 
 @jit()
@@ -110,23 +132,18 @@ def gemm(
         first = 0
         while first < len(segments):
             end = _panel_end(segments, first)
-            panel = segments[first]
+            pair = (total > 1 or segments[first].steps >= LONG_PANEL) and _are_a_pair(isa, segments, first)
+            columns = PAIR if pair else segments[first].columns
+            sums = acc.reshape((-1, PAIR)) if pair else acc
             for i in range(0, count, tile_rows):
                 group = rows[i : min(i + tile_rows, count)]
-                acc[: len(group)] = 0
+                sums[: len(group)] = 0
                 for segment in segments[first:end]:
                     order, base = segment.order, segment.row_offset
                     steps = offsets[order : order + segment.steps]
-                    tiles(
-                        isa,
-                        segment.layout,
-                        panel.columns,
-                        data[base:],
-                        words[base:],
-                        group,
-                        steps,
-                        weights[segment.data :],
-                        acc,
-                    )
-                finish_columns(acc[: len(group)], 0, block + i, panel.column, panel.columns, *ends)
-            first = end
+                    parts = steps, weights[segment.data :], sums
+                    tiles(isa, segment.layout, columns, data[base:], words[base:], group, *parts)
+                for n in range(1 + pair):
+                    panel = segments[end if n else first]
+                    finish_columns(sums[: len(group)], NR * n, block + i, panel.column, panel.columns, *ends)
+            first = end + pair

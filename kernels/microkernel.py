@@ -37,12 +37,21 @@ def _places(tile: Tile) -> list[Value]:
     return [place for sums in tile for place in sums]
 
 
+def _width(kernel: Microkernel) -> int:
+    """Columns of a row of the tile in memory: those of a panel, however few are computed, or of two."""
+    return max(kernel.nr, NR)
+
+
 class Segment(NamedTuple):
-    """What a microkernel reads: rows, offsets and weights of its steps, constants of its texts."""
+    """What a microkernel reads: rows, offsets and weights of its steps, constants of its texts.
+
+    apart: bytes from the weights of one panel to those of the next.
+    """
 
     rows: list[Value]
     offsets: Value
     weights: Value
+    apart: Value
     constants: dict[str, Value]
 
 
@@ -52,8 +61,14 @@ def _emit_turn(builder: Builder, kernel: Microkernel, turn: Turn, segment: Segme
     inputs = {f"offset{i}": builder.sext(builder.load(place), I64) for i, place in enumerate(places)}
     weights = builder.gep(segment.weights, [builder.mul(step, I64(STEP_BYTES[kernel.layout]))])
     vector = _vector(kernel)
+
+    def loaded(i: int) -> Value:
+        if kernel.nr <= NR:
+            return turn.load(builder, weights, vector, i)
+        return turn.load(builder, builder.gep(weights, [builder.mul(segment.apart, I64(i))]), vector, 0)
+
     for part in turn.parts:
-        kept = {f"w{i}": turn.load(builder, weights, vector, i) for i in part.kept}
+        kept = {f"w{i}": loaded(i) for i in part.kept}
         for row, sums in zip(segment.rows, tile, strict=True):
             before = {f"acc{i}": builder.load(place) for i, place in enumerate(sums)}
             known = {"row": row, "weights": weights, **segment.constants, **inputs, **kept}
@@ -100,10 +115,12 @@ def _function(module: ir.Module, kernel: Microkernel) -> ir.Function:
     rows = [builder.gep(base, [builder.load(builder.gep(starts, [I64(r)]))]) for r in range(kernel.mr)]
     vector, constants = _vector(kernel), INSTRUCTIONS[kernel.isa].constants
     targets = [
-        [builder.gep(acc, [I64(NR * r + c)]) for c in range(0, kernel.nr, vector.count)] for r in range(kernel.mr)
+        [builder.gep(acc, [I64(_width(kernel) * r + c)]) for c in range(0, kernel.nr, vector.count)]
+        for r in range(kernel.mr)
     ]
     tile = [[cgutils.alloca_once_value(builder, load(builder, target, vector)) for target in row] for row in targets]
-    _emit_loops(builder, kernel, Segment(rows, offsets, weights, constants(builder)), total, tile)
+    apart = builder.mul(total, I64(STEP_BYTES[kernel.layout]))
+    _emit_loops(builder, kernel, Segment(rows, offsets, weights, apart, constants(builder)), total, tile)
     for place, target in zip(_places(tile), _places(targets), strict=True):
         store(builder, builder.load(place), target)
     builder.ret_void()
@@ -136,7 +153,7 @@ def run(
                     with cgutils.for_range(builder, count) as loop:
                         first = builder.mul(loop.index, I64(kernel.mr))
                         starts = builder.gep(rows.data, [first])
-                        tile = builder.gep(acc.data, [builder.mul(first, I64(NR))])
+                        tile = builder.gep(acc.data, [builder.mul(first, I64(_width(kernel)))])
                         builder.call(function, [base, starts, offsets.data, offsets.nitems, weights.data, tile])
                     builder.branch(end)
         builder.position_at_end(end)

@@ -34,6 +34,11 @@ NARROW_HEIGHTS = {
     (AVX512VNNI, QUADS32): (4, 8),
 }
 
+PAIR = 2 * NR
+"""Columns of two panels, which some kernels compute together."""
+
+PAIR_HEIGHTS = {(AVX512VNNI, QUADS32): (1, 2, 3, 4)}
+
 MAX_MR = max(max(heights) for heights in HEIGHTS.values())
 
 
@@ -48,7 +53,7 @@ class Microkernel(NamedTuple):
 
 MICROKERNELS = [
     Microkernel(isa, layout, mr, nr)
-    for table, nr in ((HEIGHTS, NR), (NARROW_HEIGHTS, NARROW))
+    for table, nr in ((HEIGHTS, NR), (NARROW_HEIGHTS, NARROW), (PAIR_HEIGHTS, PAIR))
     for (isa, layout), heights in table.items()
     for mr in heights
 ]
@@ -57,7 +62,8 @@ MICROKERNELS = [
 def best_tile(isa: int, layout: int, columns: int, left: int) -> int:
     """The number in `MICROKERNELS` of the next tile, where `left` rows are left of a panel of `columns` columns.
 
-    Of the best instruction set up to `isa` that has the layout: the narrowest that suffices, then the tallest.
+    Of the best instruction set up to `isa` that has the layout: the narrowest that suffices, then the tallest. -1 when
+    there is none, for the columns of two panels.
     """
     fitting = [
         (kernel.isa, -kernel.nr, kernel.mr, number)
@@ -67,7 +73,7 @@ def best_tile(isa: int, layout: int, columns: int, left: int) -> int:
         and kernel.nr >= columns
         and kernel.mr <= left
     ]
-    return max(fitting)[-1]
+    return max(fitting)[-1] if fitting else -1
 
 
 class Window(NamedTuple):

@@ -11,19 +11,19 @@ from pyq.panels import LAYOUT_NAMES, NR
 
 from . import microkernel, scalar
 from .host import ISAS, SCALAR, Bytes, Int16s, Int32s, Int64s, array, jit
-from .registry import MAX_MR, MICROKERNELS, NARROW, best_tile
+from .registry import MAX_MR, MICROKERNELS, NARROW, PAIR, best_tile
 
 CHOICE = np.array(
     [
         [
-            [[best_tile(isa, layout, columns, left) for left in range(1, MAX_MR + 1)] for columns in (NARROW, NR)]
+            [[best_tile(isa, layout, columns, left) for left in range(1, MAX_MR + 1)] for columns in (NARROW, NR, PAIR)]
             for layout in range(len(LAYOUT_NAMES))
         ]
         for isa in ISAS
     ]
 )
-"""Number in `MICROKERNELS` of the next tile: by instruction set, layout, whether the panel is not narrow, and rows left
-(less 1)."""
+"""Number in `MICROKERNELS` of the next tile: by instruction set, layout, whether a panel is narrow (0), whole (1) or
+one of two (2), and rows left (less 1)."""
 
 HEIGHTS = np.array([kernel.mr for kernel in MICROKERNELS])
 GROUP = np.where(HEIGHTS[CHOICE[:, :, 1, -1]] == 8, 16, 12)
@@ -59,6 +59,8 @@ def tiles(
 ) -> None:
     """Add to the first `columns` columns of acc, int32 [len(rows), 16], the sums of one segment, modulo 2^32.
 
+    With more than 16 columns, for which not all layouts have kernels: of two panels, to acc [len(rows), 32].
+
         pairs   acc[r, c] += sum over s of words[rows[r] + offsets[s] + 0..3] . w[s, 0..3, c]
         quads   acc[r, c] += sum over s of data[rows[r] + offsets[s] + 0..3] . w[s, 0..3, c]
         TAPS16  acc[r, c] += sum over s of data[rows[r] + offsets[s] + c] * w[s, c]
@@ -67,7 +69,7 @@ def tiles(
     positions, offsets int32 [steps], weights uint8, from the start of the segment on. Nothing is checked. The other
     columns of acc may change. TAPS16 reads 16 elements at each position, however few columns count.
     """
-    choice = CHOICE[isa, layout, int(columns > NARROW)]
+    choice = CHOICE[isa, layout, int(columns > NARROW) + int(columns > NR)]
     first = 0
     while first < len(rows):
         left = len(rows) - first

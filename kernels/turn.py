@@ -12,6 +12,7 @@ from .llvm import Builder, Value
 
 class Part(NamedTuple):
     """Part of a turn of the loop: the weights, as numbers of vectors, kept in registers while `text` goes by all rows.
+    For a kernel for two panels they are numbers of panels, of each of which a turn takes one vector.
 
     text adds the products of one row to its vectors of sums, `acc0` ... It knows `row`, `offset0` ... (of each step),
     `weights` (of the turn), `w0` ... (those kept) and the constants; what else it names is a temporary.

@@ -72,7 +72,7 @@ def test_kernel_records_are_complete() -> None:
         if k.layout:
             assert k.layout in k.name
             assert k.name.endswith(f"{k.mr}x{k.nr}")
-            assert (k.mr >= 1, k.nr in (8, 16), k.p >= 1) == (True, True, True)
+            assert (k.mr >= 1, k.nr in (8, 16, 32), k.p >= 1) == (True, True, True)
         assert isinstance(k.runnable, bool)
 
 

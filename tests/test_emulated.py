@@ -15,7 +15,7 @@ import pytest
 import test_depthwise
 from exact import assert_same, full_range, wrapped
 from guarded import guarded
-from test_kernels import C_ROWS, NR, Case, exact_sums, random_case, run, with_rows_apart
+from test_kernels import C_ROWS, NR, Case, columns, exact_sums, random_case, run, with_panels_below, with_rows_apart
 
 import pyq
 from pyq._core import ffi, lib
@@ -52,11 +52,12 @@ def tile_of(
         tile, base, offsets, weights = buffers
         function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].gemm))
         rows = guarded((base.ctypes.data + case.rows * base.itemsize).astype(np.uint64), edge)
-        steps, apart = len(case.offsets), with_rows_apart(tile)
-        for sums in (tile, apart):
-            how = flags + lib.PYQ_STRIDE * sums.shape[1]
+        steps, apart, below = len(case.offsets), with_rows_apart(tile), with_panels_below(tile)
+        for sums in (tile, apart, below):
+            how = flags + lib.PYQ_STRIDE * sums.shape[-1]
             cpu.call(function, sums, rows, offsets, weights, steps, how, reached=(base,), xcr0=xcr0)
-        np.testing.assert_array_equal(apart[:, :NR], tile)
+        np.testing.assert_array_equal(apart[:, : columns(kernel)], tile)
+        np.testing.assert_array_equal(np.hstack(list(below[:, : kernel.mr])), tile)
 
     return run(kernel, case, edge, short, before, call)
 
@@ -69,7 +70,7 @@ def test_sums_are_exact(kernel: Kernel, edge: str, rng: np.random.Generator) -> 
             case = random_case(kernel, rng, steps, rng.random() < 0.5, rng.choice([255, 127]), rng.random() < 0.5)
             sums = exact_sums(kernel, case)
             assert_same(tile_of(cpu, kernel, case, edge), sums, f"{kernel.name}, {steps} steps")
-            before = full_range(rng, (kernel.mr, NR), np.int32)
+            before = full_range(rng, (kernel.mr, columns(kernel)), np.int32)
             both = wrapped(before[:, : kernel.nr].astype(np.int64) + sums)
             assert_same(tile_of(cpu, kernel, case, edge, before=before), both, f"{kernel.name}, {steps} steps added")
 
@@ -82,7 +83,7 @@ def test_a_buffer_without_its_last_element_faults(kernel: Kernel, rng: np.random
         case = random_case(kernel, rng, 1, False, 255, False)
         case = Case(case.base, np.full(kernel.mr, case.rows.max()), case.offsets, case.weights)
         # Of weights and tile, kernels for narrow panels leave the last columns alone.
-        for short in ("base", "offsets", *(("weights", "tile") if kernel.nr == NR else ())):
+        for short in ("base", "offsets", *(("weights", "tile") if kernel.nr >= NR else ())):
             with pytest.raises(Fault) as fault:
                 tile_of(cpu, kernel, case, short=short)
             assert fault.value.vector == PAGE_FAULT, short

@@ -105,7 +105,7 @@ def test_sums_that_wrap(backend: str, ta: str, tb: str) -> None:
 
 
 @every_backend
-@given(seeds, st.integers(1, 60), st.integers(1, 90), st.integers(1, 40), st.sampled_from(MIXES), st.booleans())
+@given(seeds, st.integers(1, 60), st.integers(1, 90), st.integers(1, 70), st.sampled_from(MIXES), st.booleans())
 def test_packed_weights(backend: str, seed: int, m: int, k: int, n: int, mix: tuple[str, str], extreme: bool) -> None:
     """The proven panels, as `pack` makes them for repeated use: weights of a layer, or of corners only."""
     rng = np.random.default_rng(seed)
@@ -134,6 +134,23 @@ def test_narrow_last_panels(backend: str, rng: np.random.Generator) -> None:
             with pyq.use_backend(backend):
                 assert_same(ops.matmul_integer(a, w, 3), matmul(a, b, 3), f"{backend} {rows} rows {w.certificate}")
     assert layouts == ({"pairs8w", "quads32", "quads8", "quads8p2", "quads8p4"} if "c" in BACKENDS else {"pairs16"})
+
+
+@every_backend
+@pytest.mark.parametrize("depth", [3, 16, 131, 4099])
+def test_pairs_of_panels(backend: str, depth: int, rng: np.random.Generator) -> None:
+    """Where kernels compute two panels at once: the second whole or not, one left over, in the output or in a tile."""
+    for columns in (17, 25, 32, 40, 48, 64, 75):
+        b = corners(rng, (depth, columns), "int8")
+        w = pack(QTensor(b, 0.01), isa="avx512vnni")
+        bias, out = rng.normal(0, 9, columns), pyq.QParams(0.05 * depth**0.5, 120)
+        for rows in (1, 2, 3, 4, 5, 8, 50):
+            a = full_range(rng, (rows, depth), "uint8")
+            with pyq.use_backend(backend):
+                assert_same(ops.matmul_integer(a, w, 3), matmul(a, b, 3), f"{backend} {rows} x {columns}")
+                requantized = ops.matmul(QTensor(a, 0.02, 3), w, bias, out)
+            with pyq.use_backend("reference"):
+                assert_same(requantized.data, ops.matmul(QTensor(a, 0.02, 3), w, bias, out).data, backend)
 
 
 @every_backend

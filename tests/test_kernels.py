@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @dataclass(frozen=True)
 class Case:
-    """base: activations; rows: first element of each; offsets: one a step; weights [steps, 4 (taps16: 1), NR]."""
+    """base: activations; rows: first element of each; offsets: one a step; weights [steps, 4 (taps16: 1), columns]."""
 
     base: np.ndarray
     rows: np.ndarray
@@ -48,6 +48,11 @@ class Case:
 def read_width(kernel: Kernel) -> int:
     """Elements of a row that one step reads."""
     return NR if kernel.layout == "taps16" else 4
+
+
+def columns(kernel: Kernel) -> int:
+    """Columns of the tile: of a panel, even if the kernel computes half of them, or of two."""
+    return max(kernel.nr, NR)
 
 
 def exact_sums(kernel: Kernel, case: Case) -> np.ndarray:
@@ -75,8 +80,11 @@ def whole_turns(kernel: Kernel, steps: int) -> int:
 
 
 def encoded(kernel: Kernel, weights: np.ndarray) -> np.ndarray:
-    """A panel, as int16 whatever it holds."""
+    """The panels, one behind the other, as int16 whatever they hold."""
     steps = len(weights)
+    if weights.shape[2] > NR:
+        panels = np.split(weights, weights.shape[2] // NR, axis=2)
+        return np.concatenate([encoded(kernel, panel) for panel in panels])
     if kernel.layout.startswith("quads"):  # [steps][NR][4]
         panel = weights.transpose(0, 2, 1)
     elif kernel.layout != "taps16":  # [steps][2][NR][2]
@@ -91,27 +99,37 @@ def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -
     tile, base, offsets, weights = buffers
     starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
 
-    def call(tile: np.ndarray, flags: int) -> None:
+    def call(tile: np.ndarray, flags: int, stride: int) -> None:
         C_ROWS[kernel.name].gemm(
             ffi.cast("int32_t *", tile.ctypes.data),
             ffi.new("uint8_t *[]", starts),
             ffi.cast("int32_t *", offsets.ctypes.data),
             ffi.cast("void *", weights.ctypes.data),
             len(case.offsets),
-            accumulate * lib.PYQ_ADD_TO_TILE + flags + lib.PYQ_STRIDE * tile.shape[1],
+            accumulate * lib.PYQ_ADD_TO_TILE + flags + lib.PYQ_STRIDE * stride,
         )
 
-    apart, before = with_rows_apart(tile), tile.copy()
-    call(tile, 0)
-    for flags, other in ((lib.PYQ_FETCH_AHEAD, before), (lib.PYQ_FETCH_AHEAD, apart)):  # neither changes a result
-        call(other, flags)
-        np.testing.assert_array_equal(other[:, :NR], tile)
-    assert (apart[:, NR:] == CANARY).all()
+    width = tile.shape[1]
+    apart, below, before = with_rows_apart(tile), with_panels_below(tile), tile.copy()
+    call(tile, 0, width)
+    for other in (before, apart):  # none of these changes a result
+        call(other, lib.PYQ_FETCH_AHEAD, other.shape[1])
+        np.testing.assert_array_equal(other[:, :width], tile)
+    assert (apart[:, width:] == CANARY).all()
+    call(below, lib.PYQ_FETCH_AHEAD, NR)
+    np.testing.assert_array_equal(np.hstack(list(below[:, : kernel.mr])), tile)
+    assert (below[:, kernel.mr :] == CANARY).all()
 
 
 def with_rows_apart(tile: np.ndarray) -> np.ndarray:
     """A copy of the tile, as it may lie in an output with more columns."""
     return np.pad(tile, ((0, 0), (0, 5)), constant_values=CANARY)
+
+
+def with_panels_below(tile: np.ndarray) -> np.ndarray:
+    """A copy [panels, PYQ_TILE_ROWS, NR], as kernels for two panels write them where the stride is NR."""
+    panels = np.stack(np.split(tile, tile.shape[1] // NR, axis=1))
+    return np.pad(panels, ((0, 0), (0, lib.PYQ_TILE_ROWS - len(tile)), (0, 0)), constant_values=CANARY)
 
 
 def run(
@@ -137,7 +155,7 @@ def run(
     base = put("base", case.base.astype(np.int16 if wide(kernel) else np.uint8), READ_AHEAD)
     offsets = put("offsets", case.offsets.astype(np.int32))
     weights = put("weights", encoded(kernel, case.weights))
-    fresh = np.full((kernel.mr, NR), CANARY if kernel.backend == "c" else 0, np.int32)
+    fresh = np.full((kernel.mr, columns(kernel)), CANARY if kernel.backend == "c" else 0, np.int32)
     tile = put("tile", fresh if before is None else before.copy())
     if kernel.backend == "c":
         call(kernel, case, before is not None, tile, base, offsets, weights)
@@ -169,7 +187,7 @@ def certified(kernel: Kernel, weights: np.ndarray, amax: int) -> np.ndarray:
 def allowed_weights(kernel: Kernel, rng: np.random.Generator, steps: int, amax: int, extreme: bool) -> np.ndarray:
     """Weights over everything that the layout can hold; extreme: only the smallest and the largest."""
     low, high = limits(kernel)
-    shape = (steps, 1 if kernel.layout == "taps16" else 4, NR)
+    shape = (steps, 1 if kernel.layout == "taps16" else 4, columns(kernel))
     weights = rng.choice([low, high], shape) if extreme else rng.integers(low, high + 1, shape)
     return certified(kernel, weights, amax)
 
@@ -199,7 +217,7 @@ def test_sums_are_added_to_those_before(kernel: Kernel, seed: int, steps: int) -
     case = random_case(kernel, rng, max(steps, 1), True, 255, False)
     if steps == 0:
         case = Case(case.base, case.rows, case.offsets[:0], case.weights[:0])
-    before = full_range(rng, (kernel.mr, NR), np.int32)
+    before = full_range(rng, (kernel.mr, columns(kernel)), np.int32)
     expected = wrapped(before[:, : kernel.nr].astype(np.int64) + exact_sums(kernel, case))
     assert_same(run(kernel, case, before=before), expected, kernel.name)
 
@@ -214,10 +232,10 @@ def test_sums_are_exact_where_all_products_have_one_sign(
     steps, width = 24, read_width(kernel)
     weights = allowed_weights(kernel, rng, steps, amax, extreme=True)
     offsets = width * rng.permutation(steps)
-    for first in range(0, NR, kernel.mr):
+    for first in range(0, columns(kernel), kernel.mr):
         base = np.zeros((kernel.mr, steps * width), np.int64)
         for r in range(kernel.mr):
-            hits = weights[:, 0] if kernel.layout == "taps16" else weights[:, :, (first + r) % NR]
+            hits = weights[:, 0] if kernel.layout == "taps16" else weights[:, :, (first + r) % columns(kernel)]
             base[r, offsets[:, None] + np.arange(width)] = amax * (sign * hits > 0)
         case = Case(base.reshape(-1), np.arange(kernel.mr) * steps * width, offsets, weights)
         assert_same(run(kernel, case), exact_sums(kernel, case), f"{kernel.name}, columns from {first}")
@@ -227,7 +245,8 @@ def test_sums_are_exact_where_all_products_have_one_sign(
 @pytest.mark.parametrize("activation", [0, 255])
 @pytest.mark.parametrize("smallest", [True, False])
 def test_constant_corners(kernel: Kernel, activation: int, smallest: bool) -> None:
-    weights = np.full((32, 1 if kernel.layout == "taps16" else 4, NR), limits(kernel)[0 if smallest else 1])
+    shape = 32, 1 if kernel.layout == "taps16" else 4, columns(kernel)
+    weights = np.full(shape, limits(kernel)[0 if smallest else 1])
     weights = certified(kernel, weights, 255)
     case = Case(np.full(200, activation), np.arange(kernel.mr), np.arange(32) * 4, weights)
     assert_same(run(kernel, case), exact_sums(kernel, case), kernel.name)
@@ -236,7 +255,7 @@ def test_constant_corners(kernel: Kernel, activation: int, smallest: bool) -> No
 @every_kernel
 def test_sums_wrap_modulo_2_to_the_32(kernel: Kernel) -> None:
     """Columns that pass 2**31, and their negatives."""
-    turn = np.full((4, 1 if kernel.layout == "taps16" else 4, NR), limits(kernel)[1])
+    turn = np.full((4, 1 if kernel.layout == "taps16" else 4, columns(kernel)), limits(kernel)[1])
     turn = certified(kernel, turn, 255)
     turns = 2**31 // (255 * int(turn[:, :, 0].sum())) + 1
     weights = np.tile(turn, (turns, 1, 1))
@@ -269,7 +288,7 @@ def test_stays_within_its_buffers(kernel: Kernel, edge: str, steps: int, rng: np
         (k, buffer)
         for k in KERNELS
         for buffer in ("base", "weights", "offsets", "tile")
-        if (k.backend, buffer) != ("numba", "offsets") and (k.nr == NR or buffer in ("base", "offsets"))
+        if (k.backend, buffer) != ("numba", "offsets") and (k.nr >= NR or buffer in ("base", "offsets"))
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
