@@ -9,7 +9,7 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,14 @@ def rates(seed: int) -> list[Rate]:
     return [Rate(kernel, rate(kernel, seed)) for kernel in pyq.kernels_available() if kernel.runnable]
 
 
-def works(kernel: Kernel, seed: int) -> list[Tile | Window | Finish]:
+def works(kernel: Kernel, seed: int) -> list[Work]:
     """A short and a long call of a kernel; both are right, else WrongResult."""
     rng = np.random.default_rng(seed)
+    made: list[Work]
     if kernel.layout:
-        made: list[Tile | Window | Finish] = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
+        made = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
+    elif kernel.operation == "gemm_requantize":
+        made = [Pair(kernel, steps, rng) for steps in STEPS["quads32"]]
     elif kernel.operation == "depthwise":
         made = [Window(kernel, channels, rng) for channels in CHANNELS]
     else:
@@ -71,6 +74,19 @@ def difference(short: Callable[[], object], long: Callable[[], object]) -> float
     times = [[timeit.timeit(call, number=number) / number for call in (short, long)] for _ in range(REPETITIONS)]
     fast = np.percentile(times, 10, axis=0)  # the very fastest of both may have met different clocks
     return float(fast[1] - fast[0])
+
+
+class Work(Protocol):
+    """One call of a kernel."""
+
+    size: int
+    """Multiply-accumulates, or outputs of an epilogue."""
+
+    @property
+    def call(self) -> Callable[[], object]: ...
+
+    def check(self, seed: int) -> None:
+        """WrongResult when the call does not give what it should."""
 
 
 class Tile:
@@ -220,6 +236,38 @@ def _numba_window(
     prepared = NumbaBackend().prepare(epilogue, lower_epilogue(epilogue, channels), channels)
     taps, target = weights.reshape(-1), out.reshape(-1)
     return lambda: window(row, pixels, taps, channels, channels, prepared, target)
+
+
+class Pair:
+    """One call of a kernel that requantizes what it multiplies: ROWS[0] rows by the columns of two panels, to uint8."""
+
+    def __init__(self, kernel: Kernel, steps: int, rng: np.random.Generator) -> None:
+        from pyq._core import ffi
+
+        self.kernel, rows, columns = kernel, ROWS[0], 2 * NR
+        self.size = rows * steps * 4 * columns
+        x = rng.integers(0, 256, (rows, steps, 4), np.uint8)
+        w = rng.integers(-128, 128, (steps, 4, columns), np.int16)
+        epilogue = _random_epilogue(columns, rng)
+        sums = np.einsum("rsk,skc->rc", x.astype(np.int32), w.astype(np.int32))
+        self.expected = backend("reference").requantize(sums, epilogue)
+        self.out = np.empty((rows, columns), np.uint8)
+        prepared, offsets = _prepared(epilogue, columns), np.arange(0, 4 * steps, 4, dtype=np.int32)
+        panels = _panel("quads32", w).view(np.int8)
+        places = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer("int8_t[]", panels)
+        pair = ffi.new("pyq_pair *", (prepared.c, *places, steps, 0, columns, columns))
+        starts = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", x[r].ctypes.data) for r in range(rows)])
+        target, function = ffi.from_buffer(self.out, require_writable=True), _c_row(kernel.name).pair
+
+        def call(owners: object = (x, prepared, places)) -> None:  # neither struct nor addresses keep these alive
+            function(pair, starts, rows, 0, target)
+
+        self.call = call
+
+    def check(self, seed: int) -> None:
+        """WrongResult when an output differs from the reference's."""
+        self.call()
+        _compare(self.kernel, self.out, self.expected, seed)
 
 
 def _random_epilogue(columns: int, rng: np.random.Generator) -> Epilogue:

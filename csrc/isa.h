@@ -12,7 +12,7 @@
 #if PYQ_HAVE_AVX2 && ((defined(__clang__) && __clang_major__ >= 7) || (!defined(__clang__) && __GNUC__ >= 8))
 #define PYQ_HAVE_AVX512VNNI 1
 #define TARGET_AVX512VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
-#define TARGET_AVX512VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi")))
+#define TARGET_AVX512VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")))
 #else
 #define PYQ_HAVE_AVX512VNNI 0
 #endif

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import test_depthwise
+import test_gemm_requantize
 from exact import assert_same, full_range, wrapped
 from guarded import guarded
 from test_kernels import C_ROWS, NR, Case, columns, exact_sums, random_case, run, with_panels_below, with_rows_apart
@@ -31,7 +33,8 @@ from emulator import AVX512_STATE, AVX_STATE, INVALID_OPCODE, PAGE_FAULT, SSE_ST
 
 ICE_LAKE, SKYLAKE_X, HASWELL = "corei7_icelake_u", "corei7_skylake_x", "corei7_haswell_4770"  # the second: no VNNI
 ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and k.layout]
-WINDOWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and not k.layout]
+OTHERS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and not k.layout]
+WINDOWS, PAIRS = ([k for k in OTHERS if k.operation == operation] for operation in ("depthwise", "gemm_requantize"))
 AVX2_ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx2") and k.layout]
 every_row = pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
 
@@ -128,6 +131,35 @@ def test_windows_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
     on_cpu(ICE_LAKE, check)
 
 
+def pairs_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AVX512_STATE, **how: str) -> None:
+    """Check what a kernel that requantizes its products computes on that CPU; see `run` of test_gemm_requantize.py."""
+
+    def call(kernel: Kernel, pointers: test_gemm_requantize.Pointers, epilogue: Any, arrays: list[np.ndarray]) -> None:
+        pair, rows, flags, out = pointers
+        structs = [np.frombuffer(ffi.buffer(struct), np.uint8) for struct in (pair, epilogue)]
+        function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].pair))
+        cpu.call(function, structs[0], guarded(rows), len(rows), flags, out, reached=(structs[1], *arrays), xcr0=xcr0)
+
+    rows, steps, columns = (int(rng.integers(*limits)) for limits in ((1, 10), (1, 14), (17, 33)))
+    table = how.get("short") == "table" or rng.random() < 0.5
+    test_gemm_requantize.check(kernel, rng, rows, steps, columns, table, call=call, **how)
+
+
+@pytest.mark.parametrize("kernel", PAIRS, ids=lambda k: k.name)
+def test_requantized_products_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
+    """With every buffer at the end of a page; without its last element it faults."""
+
+    def check(cpu: Cpu) -> None:
+        for _ in range(30):
+            pairs_of(cpu, kernel, rng, edge="end")
+        for short in ("offsets", "weights", "multiplier", "out", "table"):
+            with pytest.raises(Fault) as fault:
+                pairs_of(cpu, kernel, rng, edge="end", short=short)
+            assert fault.value.vector == PAGE_FAULT, short
+
+    on_cpu(ICE_LAKE, check)
+
+
 LACKING = {
     "no AVX-512": (HASWELL, AVX_STATE),
     "no VNNI": (SKYLAKE_X, AVX512_STATE),
@@ -151,6 +183,10 @@ def test_rows_fault_where_their_instructions_lack(model: str, xcr0: int, rng: np
         for kernel in WINDOWS:
             with pytest.raises(Fault) as fault:
                 pixels_of(cpu, kernel, rng, xcr0)
+            assert fault.value.vector == INVALID_OPCODE, kernel.name
+        for kernel in PAIRS:
+            with pytest.raises(Fault) as fault:
+                pairs_of(cpu, kernel, rng, xcr0)
             assert fault.value.vector == INVALID_OPCODE, kernel.name
 
     on_cpu(model, check)

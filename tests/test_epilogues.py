@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -115,6 +116,18 @@ def run(
     tile = put("tile", acc.reshape(-1))
     if residual is not None:
         residual = put("residual", np.pad(residual, ((0, 0), (0, 2))).reshape(-1)[:needed])
+    c_epilogue, *_kept = struct_of(e, put)
+    address = ffi.cast("int32_t *", tile.ctypes.data), ffi.cast("void *", out.ctypes.data)
+    added = ffi.cast("uint8_t *", 0 if residual is None else residual.ctypes.data)
+    epilogue = EPILOGUES[name](c_epilogue) if name == "chosen" else EPILOGUES[name]
+    epilogue(address[0], len(acc), c_epilogue, 0, added, address[1], stride)
+    whole = np.append(out, np.full(2, 0x55, e.dtype)).reshape(len(acc), stride)
+    assert (whole[:, NR:] == 0x55).all(), "wrote beyond the columns of the tile"
+    return whole[:, :NR].copy()
+
+
+def struct_of(e: Epilogue, put: Callable[[str, np.ndarray | None], np.ndarray | None]) -> list[Any]:
+    """The pyq_epilogue of e, with arrays that `put` has placed, and what it points to."""
     arrays = {which: put(which, getattr(e, which)) for which in ("bias", "multiplier", "offset", "table")}
     quantized = e.dtype.itemsize == 1
     limits = np.iinfo(e.dtype if quantized else np.int32)
@@ -136,13 +149,7 @@ def run(
             "sum": ffi.NULL if total is None else total,
         },
     )
-    address = ffi.cast("int32_t *", tile.ctypes.data), ffi.cast("void *", out.ctypes.data)
-    added = ffi.cast("uint8_t *", 0 if residual is None else residual.ctypes.data)
-    epilogue = EPILOGUES[name](c_epilogue) if name == "chosen" else EPILOGUES[name]
-    epilogue(address[0], len(acc), c_epilogue, 0, added, address[1], stride)
-    whole = np.append(out, np.full(2, 0x55, e.dtype)).reshape(len(acc), stride)
-    assert (whole[:, NR:] == 0x55).all(), "wrote beyond the columns of the tile"
-    return whole[:, :NR].copy()
+    return [c_epilogue, total, arrays]
 
 
 @every_epilogue

@@ -10,22 +10,6 @@
 #include "avx2_epilogue.h"
 #include "avx512_lookup.h"
 
-typedef struct {
-    __m512i part[4];
-} wide_table;
-
-ALWAYS_INLINE TARGET_AVX512VBMI wide_table load_table(const uint8_t *table) {
-    wide_table t;
-    UNROLL for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(table + 64 * i);
-    return t;
-}
-
-ALWAYS_INLINE TARGET_AVX512VBMI __m512i lookup_64(const wide_table *t, __m512i x) {
-    const __m512i low = _mm512_permutex2var_epi8(t->part[0], x, t->part[1]);
-    const __m512i high = _mm512_permutex2var_epi8(t->part[2], x, t->part[3]);
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
-}
-
 TARGET_AVX512VBMI void pyq_avx512vbmi_lookup(const uint8_t *x, const uint8_t *table, uint8_t *out, int64_t n) {
     const wide_table t = load_table(table);
     for (int64_t i = 0; i < n; i += 64) _mm512_storeu_si512(out + i, lookup_64(&t, _mm512_loadu_si512(x + i)));
