@@ -255,9 +255,9 @@ class Pair:
         prepared, offsets = _prepared(epilogue, columns), np.arange(0, 4 * steps, 4, dtype=np.int32)
         panels = _panel("quads32", w).view(np.int8)
         places = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer("int8_t[]", panels)
-        pair = ffi.new("pyq_pair *", (prepared.c, *places, steps, 0, columns, columns))
+        pair = ffi.new("pyq_panels *", (prepared.c, *places, steps, 0, columns, columns))
         starts = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", x[r].ctypes.data) for r in range(rows)])
-        target, function = ffi.from_buffer(self.out, require_writable=True), _c_row(kernel.name).pair
+        target, function = ffi.from_buffer(self.out, require_writable=True), _c_row(kernel.name).panels
 
         def call(owners: object = (x, prepared, places)) -> None:  # neither struct nor addresses keep these alive
             function(pair, starts, rows, 0, target)

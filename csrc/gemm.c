@@ -26,7 +26,7 @@ typedef struct {
     const pyq_weights *weights;
     const pyq_epilogue *epilogue;
     const uint8_t *residual; /* or NULL */
-    pyq_pair_fn requantized; /* or NULL */
+    pyq_panels_fn requantized; /* or NULL */
     uint8_t *out;
     int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task;
     int32_t first_tile; /* what kernels are told for the first rows of a block: PYQ_FETCH_AHEAD, or nothing */
@@ -143,12 +143,17 @@ static int reads_on(const nest *t, const pyq_segment *s, block *b) {
     return b->reads_on;
 }
 
-/* Product and epilogue at once. */
-static void run_pair(const nest *t, const panels *p, const block *b) {
+/* Whether there is a kernel that requantizes what it multiplies. */
+static int at_once(const nest *t, const panels *p) {
+    return t->requantized && p->first->layout == PYQ_QUADS32 && p->end == p->first + 1 && p->columns > PYQ_NR / 2;
+}
+
+static void run_requantized(const nest *t, const panels *p, const block *b) {
     const pyq_segment *s = p->first;
-    const pyq_pair pair = {t->epilogue, t->weights->offsets + s->order, (const int8_t *)t->weights->data + s->data,
-                           s->steps, s->column, p->columns, t->columns};
-    t->requantized(&pair, b->bytes, b->count, t->first_tile, t->out + b->first * t->columns + s->column);
+    const int8_t *weights = (const int8_t *)t->weights->data + s->data;
+    const pyq_panels at = {t->epilogue, t->weights->offsets + s->order, weights,   s->steps,
+                           s->column,   p->columns,                     t->columns};
+    t->requantized(&at, b->bytes, b->count, t->first_tile, t->out + b->first * t->columns + s->column);
 }
 
 /* Sums that nothing is done to are made where the output lies; those of several segments meet in the tile, where none of
@@ -229,8 +234,8 @@ static void run_task(void *context, int64_t task) {
     for (int64_t i = panel_start(w, index); i < last;) {
         const panels p = panels_from(t, i, last);
         if (p.first->row_offset != b.row_offset) set_addresses(&b, t->rows, p.first->row_offset);
-        if (p.count > 1 && t->requantized)
-            run_pair(t, &p, &b);
+        if (at_once(t, &p))
+            run_requantized(t, &p, &b);
         else
             run_panels(t, store, &p, &b);
         i = p.end - w->segments + p.count - 1;
@@ -300,7 +305,7 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
     t.row_count = rows->images * rows->size[0] * rows->size[1] * rows->size[2];
     if (t.row_count == 0 || weights->segment_count == 0) return;
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
-    if (t.row_count > 1) t.requantized = pyq_select_pair(epilogue);
+    if (t.row_count > 1) t.requantized = pyq_select_panels(epilogue);
     choose_tasks(&t);
     int64_t blocks = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
     pyq_parallel(run_task, &t, t.row_blocks * blocks);

@@ -105,16 +105,16 @@ typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int
 typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
                                 const uint8_t *residual, void *out, int64_t stride);
 
-/* Two panels of one segment of QUADS32 each, whose products are requantized without a tile between. */
+/* One panel, or two, of one segment of QUADS32 each, whose products are requantized without a tile between. */
 typedef struct {
     const pyq_epilogue *epilogue; /* quantized, without a sum; with a table only where pyq_use_vbmi */
     const int32_t *offsets;
     const int8_t *weights; /* of the first panel; those of the second follow */
-    int64_t steps, column, columns, stride; /* as for pyq_epilogue_fn; columns that exist, from 17 to 32 */
-} pyq_pair;
+    int64_t steps, column, columns, stride; /* as for pyq_epilogue_fn; columns that exist: of two panels 17 to 32 */
+} pyq_panels;
 
-/* Writes `count` rows of the columns of two panels. how: PYQ_FETCH_AHEAD or 0. */
-typedef void (*pyq_pair_fn)(const pyq_pair *pair, const uint8_t *const *rows, int64_t count, int64_t how, uint8_t *out);
+/* Writes `count` rows of the columns. how: PYQ_FETCH_AHEAD or 0. */
+typedef void (*pyq_panels_fn)(const pyq_panels *p, const uint8_t *const *rows, int64_t count, int64_t how, uint8_t *out);
 
 /* The taps of a square depthwise kernel, for up to PYQ_WINDOW neighbouring output pixels at once (depthwise.c). A panel
  * has PYQ_NR channels from 0, PYQ_NR, ... on, but the last one the last PYQ_NR channels. Its weights are int16
@@ -144,7 +144,7 @@ typedef struct {
     pyq_gemm_fn gemm;         /* what the row is: one of these, the others NULL */
     pyq_epilogue_fn epilogue;
     pyq_window_fn window;
-    pyq_pair_fn pair;
+    pyq_panels_fn panels;
 } pyq_kernel;
 
 /* registry.c */
@@ -156,7 +156,7 @@ int32_t pyq_set_isa(int32_t isa);
 int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tables of bytes */
 const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows); /* may be NULL for two panels */
 pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e);
-pyq_pair_fn pyq_select_pair(const pyq_epilogue *e); /* or NULL */
+pyq_panels_fn pyq_select_panels(const pyq_epilogue *e); /* or NULL */
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
 
 /* gemm.c: out is [rows, columns], contiguous; so is residual, which is NULL or out itself or does not overlap it. */

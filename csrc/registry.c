@@ -13,12 +13,13 @@
     void pyq_##name(const int32_t *, int64_t, const pyq_epilogue *, int64_t, const uint8_t *, void *, int64_t);
 #define WINDOW(name, isa, kernel, stride, mr) \
     void pyq_##name(const pyq_taps *, const uint8_t *const *, int64_t, void *);
-#define PAIR(name, isa, mr) void pyq_##name(const pyq_pair *, const uint8_t *const *, int64_t, int64_t, uint8_t *);
+#define PANELS(name, isa, mr, nr) \
+    void pyq_##name(const pyq_panels *, const uint8_t *const *, int64_t, int64_t, uint8_t *);
 #include "kernels.def"
 #undef KERNEL
 #undef EPILOGUE
 #undef WINDOW
-#undef PAIR
+#undef PANELS
 
 const pyq_kernel pyq_kernels[] = {
 #define KERNEL(operation, name, isa, layout, mr, nr, p) \
@@ -27,8 +28,8 @@ const pyq_kernel pyq_kernels[] = {
     {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, 0, 0, NULL, pyq_##name, NULL, NULL},
 #define WINDOW(name, isa, kernel, stride, mr) \
     {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, NULL, NULL, pyq_##name, NULL},
-#define PAIR(name, isa, mr) \
-    {#name, PYQ_GEMM_REQUANTIZE, PYQ_ISA_##isa, -1, mr, 32, 1, 0, 0, NULL, NULL, NULL, pyq_##name},
+#define PANELS(name, isa, mr, nr) \
+    {#name, PYQ_GEMM_REQUANTIZE, PYQ_ISA_##isa, -1, mr, nr, 1, 0, 0, NULL, NULL, NULL, pyq_##name},
 #include "kernels.def"
 };
 
@@ -72,7 +73,7 @@ enum { NARROW, FULL, PAIR, WIDTHS }; /* at most half the columns of a panel, all
 /* best[layout][width][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
 static const pyq_kernel *best[PYQ_LAYOUTS][WIDTHS][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
-static pyq_pair_fn best_pair;
+static pyq_panels_fn best_panels;
 static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
 static int32_t detected, current;
 static int has_vbmi;
@@ -110,12 +111,12 @@ int32_t pyq_set_isa(int32_t isa) {
     current = isa < detected ? isa : detected;
     memset(best, 0, sizeof best);
     memset(best_window, 0, sizeof best_window);
-    best_pair = NULL;
+    best_panels = NULL;
     for (int32_t i = 0; i < pyq_kernel_count(); i++) {
         const pyq_kernel *k = &pyq_kernels[i];
         if (k->isa > current) continue;
         if (k->epilogue) best_epilogue = k->epilogue; /* the rows are in the order of the instruction sets */
-        if (k->pair) best_pair = k->pair;
+        if (k->panels) best_panels = k->panels;
         if (k->window) offer_window(k);
         if (k->gemm) offer_tile(k);
     }
@@ -134,8 +135,8 @@ pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e) {
     return best_epilogue;
 }
 
-pyq_pair_fn pyq_select_pair(const pyq_epilogue *e) {
-    return e->type == PYQ_OUT_QUANTIZED && !e->sum && (!e->table || pyq_use_vbmi()) ? best_pair : NULL;
+pyq_panels_fn pyq_select_panels(const pyq_epilogue *e) {
+    return e->type == PYQ_OUT_QUANTIZED && !e->sum && (!e->table || pyq_use_vbmi()) ? best_panels : NULL;
 }
 
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels) {

@@ -137,10 +137,10 @@ def pairs_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AVX
     def call(kernel: Kernel, pointers: test_gemm_requantize.Pointers, epilogue: Any, arrays: list[np.ndarray]) -> None:
         pair, rows, flags, out = pointers
         structs = [np.frombuffer(ffi.buffer(struct), np.uint8) for struct in (pair, epilogue)]
-        function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].pair))
+        function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].panels))
         cpu.call(function, structs[0], guarded(rows), len(rows), flags, out, reached=(structs[1], *arrays), xcr0=xcr0)
 
-    rows, steps, columns = (int(rng.integers(*limits)) for limits in ((1, 10), (1, 14), (17, 33)))
+    rows, steps, columns = (int(rng.integers(*limits)) for limits in ((1, 18), (1, 14), (9, 33)))
     table = how.get("short") == "table" or rng.random() < 0.5
     test_gemm_requantize.check(kernel, rng, rows, steps, columns, table, call=call, **how)
 

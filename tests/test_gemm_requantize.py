@@ -27,11 +27,11 @@ UNTOUCHED = 0x55
 Pointers = tuple[Any, np.ndarray, int, np.ndarray]  # pyq_pair, addresses of the rows, PYQ_FETCH_AHEAD or 0, output
 
 
-def random_case(rng: np.random.Generator, rows: int, steps: int) -> Case:
+def random_case(rng: np.random.Generator, rows: int, steps: int, columns: int) -> Case:
     """Rows that overlap and offsets that repeat; a base that ends with the last element needed."""
-    starts, offsets = rng.integers(0, 100, rows), rng.integers(0, 50, steps)
+    starts, offsets, panels = rng.integers(0, 100, rows), rng.integers(0, 50, steps), 1 + (columns > NR)
     base = full_range(rng, (int(starts.max() + offsets.max()) + 4,), "uint8")
-    return Case(base, starts, offsets, rng.integers(-128, 128, (steps, 4, 2 * NR)))
+    return Case(base, starts, offsets, rng.integers(-128, 128, (steps, 4, panels * NR)))
 
 
 def random_epilogue(rng: np.random.Generator, columns: int, table: bool) -> Epilogue:
@@ -55,7 +55,7 @@ def random_epilogue(rng: np.random.Generator, columns: int, table: bool) -> Epil
 def call_c(kernel: Kernel, pointers: Pointers) -> None:
     pair, rows, how, out = pointers
     starts = [ffi.cast("uint8_t *", int(row)) for row in rows]
-    C_ROWS[kernel.name].pair(
+    C_ROWS[kernel.name].panels(
         pair, ffi.new("uint8_t *[]", starts), len(rows), how, ffi.cast("uint8_t *", out.ctypes.data)
     )
 
@@ -86,7 +86,7 @@ def run(
     assert out is not None and base is not None and offsets is not None and weights is not None
     epilogue, *kept = struct_of(e, put)
     address = ffi.cast("int32_t *", offsets.ctypes.data), ffi.cast("int8_t *", weights.ctypes.data)
-    pair = ffi.new("pyq_pair *", (epilogue, *address, len(case.offsets), 0, columns, stride))
+    pair = ffi.new("pyq_panels *", (epilogue, *address, len(case.offsets), 0, columns, stride))
     rows = (base.ctypes.data + case.rows).astype(np.uint64)
     arrays = [base, offsets, weights, *(array for array in kept[-1].values() if array is not None)]
     pointers = pair, rows, lib.PYQ_FETCH_AHEAD if len(rows) % 2 else 0, out
@@ -110,7 +110,7 @@ def check(
     **how: Any,
 ) -> None:
     """The kernel against the numerics, on random data; `how` it is run."""
-    case, e = random_case(rng, rows, steps), random_epilogue(rng, columns, table)
+    case, e = random_case(rng, rows, steps, columns), random_epilogue(rng, columns, table)
     sums = exact_sums(kernel, case)[:, :columns]
     assert_same(run(kernel, case, e, columns, **how), expected(sums, e), kernel.name)
 
@@ -118,9 +118,9 @@ def check(
 @every_kernel
 @given(
     seeds,
-    st.integers(1, 13),
+    st.integers(1, 19),
     st.integers(1, 40),
-    st.integers(17, 32),
+    st.integers(9, 32),
     st.booleans(),
     st.sampled_from([None, "end", "start"]),
 )
@@ -133,22 +133,22 @@ def test_equals_the_numerics(
 
 @every_kernel
 @pytest.mark.parametrize("short", BUFFERS)
-@pytest.mark.parametrize("columns", [20, 32])
+@pytest.mark.parametrize("columns", [12, 16, 20, 32])
 def test_the_guard_pages_would_tell(kernel: Kernel, short: str, columns: int, rng: np.random.Generator) -> None:
-    case, e = random_case(rng, 4, 3), random_epilogue(rng, columns, False)
-    case = Case(case.base, np.full(4, len(case.base) - 4 - case.offsets.max()), case.offsets, case.weights)
+    case, e = random_case(rng, 8, 3, columns), random_epilogue(rng, columns, False)
+    case = Case(case.base, np.full(8, len(case.base) - 4 - case.offsets.max()), case.offsets, case.weights)
     e = Epilogue(e.dtype, np.zeros(columns, np.int32), e.multiplier, e.offset, e.zero_point, e.low, e.high)
     assert fatal_signal(lambda: run(kernel, case, e, columns, "end", short)) == signal.SIGSEGV
 
 
 def test_the_choice() -> None:
     """Where there is such a kernel, for bytes without a sum; with a table if bytes can be looked up fast."""
-    chosen = C_ROWS[KERNELS[-1].name].pair if KERNELS else ffi.NULL
+    chosen = C_ROWS[KERNELS[-1].name].panels if KERNELS else ffi.NULL
     e = ffi.new("pyq_epilogue *", {"type": lib.PYQ_OUT_QUANTIZED})
-    assert lib.pyq_select_pair(e) == chosen
+    assert lib.pyq_select_panels(e) == chosen
     e.table = table = ffi.new("uint8_t[256]")
-    assert lib.pyq_select_pair(e) == (chosen if lib.pyq_use_vbmi() else ffi.NULL) and table
+    assert lib.pyq_select_panels(e) == (chosen if lib.pyq_use_vbmi() else ffi.NULL) and table
     e.table, e.sum = ffi.NULL, (total := ffi.new("pyq_sum *"))
-    assert lib.pyq_select_pair(e) == ffi.NULL and total
+    assert lib.pyq_select_panels(e) == ffi.NULL and total
     e.sum, e.type = ffi.NULL, lib.PYQ_OUT_FLOAT32
-    assert lib.pyq_select_pair(e) == ffi.NULL
+    assert lib.pyq_select_panels(e) == ffi.NULL

@@ -45,7 +45,7 @@ def functions_of(kernel: Kernel) -> list[str]:
     """The kernel, and what it has for tiles whose rows lie apart; equal functions may be stored only once."""
     main = f"pyq_{kernel.name}"
     if kernel.operation == "gemm_requantize":  # its loops are in functions for so many rows
-        return [name for name in extension() if name.startswith("requantized_")]
+        return [name for name in extension() if name.startswith(("requantized_", "looked_up_"))]
     return [main, *(name for name in extension() if name.startswith(f"{main}_apart"))]
 
 

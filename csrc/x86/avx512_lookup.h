@@ -23,7 +23,7 @@ typedef struct {
     __m512i part[4];
 } wide_table;
 
-ALWAYS_INLINE TARGET_AVX512VBMI wide_table load_table(const uint8_t *table) {
+ALWAYS_INLINE TARGET_AVX512VNNI wide_table load_table(const uint8_t *table) {
     wide_table t;
     UNROLL for (int i = 0; i < 4; i++) t.part[i] = _mm512_loadu_si512(table + 64 * i);
     return t;

@@ -1,4 +1,4 @@
-/* Products of two panels that are requantized in the registers where they were summed, with AVX-512 VNNI.
+/* Products that are requantized in the registers where they were summed, with AVX-512 VNNI: of two panels, or of one.
  *
  * Of four rows the loop of avx512_gemm.c, then for each 16 sums vpaddd (bias), vcvtdq2ps, vmulps, vminps, vcvtps2dq, and
  * for each 64 vpackssdw, vpaddsw, vpackuswb, vpermd, vpaddb: 60 instructions for 128 outputs. Exact: the operations of
@@ -6,7 +6,8 @@
  *
  * vcvt takes one unit for a cycle for eight numbers, so that an epilogue alone takes 8 cycles for 32 outputs, whatever
  * its width. In one function with the products, whose multiplies go to other units, it runs beside those of the rows
- * that follow; and no sum is written to memory and read again. 1x1 layers of 16, 24, 64 and 256 channels are 1.37,
+ * that follow; and no sum is written to memory and read again. Two sums of 16 columns are packed together: of both
+ * panels, or of two rows of one. 1x1 layers of 16, 24, 64 and 256 channels are 1.37,
  * 1.18, 1.09 and 1.05 times as fast, 3x3 layers of 64 and 128 1.02 and 1.03. With AVX2, where multiplies and additions
  * of sums keep all units busy, the same gained nothing.
  */
@@ -17,38 +18,40 @@
 #include "avx512_lookup.h"
 #include "avx512_quads.h"
 
-enum { ROWS = 4, PANELS = 2 };
+enum { ROWS = 5, PARTS = 2 }; /* a tile: up to ROWS times two sums of 16 columns */
 
 typedef struct {
-    __m512i bias[PANELS], minus_low, lowest;
-    __m512 multiplier[PANELS], high;
+    __m512i bias[PARTS], minus_low, lowest;
+    __m512 multiplier[PARTS], high;
 } constants;
 
 /* What the rows of a call share. */
 typedef struct {
-    const pyq_pair *pair;
+    const pyq_panels *work;
     constants constants;
     wide_table table;
-    __mmask32 columns; /* that exist */
+    __mmask32 columns; /* that exist; of one panel, twice */
 } shared;
 
-ALWAYS_INLINE TARGET_AVX512VNNI void multiply(__m512i *acc, const pyq_pair *p, const uint8_t *const *rows,
-                                              int64_t how, const int mr) {
-    const uint8_t *row[ROWS];
-    UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];
-    UNROLL for (int a = 0; a < PANELS * mr; a++) acc[a] = _mm512_setzero_si512();
-    quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, mr, PANELS);
+/* acc[p * mr + r]: row r of panel p; of one panel row p * mr + r. */
+ALWAYS_INLINE TARGET_AVX512VNNI void multiply(__m512i *acc, const pyq_panels *p, const uint8_t *const *rows, int64_t how,
+                                              const int mr, const int panels) {
+    const uint8_t *row[PARTS * ROWS];
+    const int count = PARTS / panels * mr;
+    UNROLL for (int r = 0; r < count; r++) row[r] = rows[r];
+    UNROLL for (int a = 0; a < PARTS * mr; a++) acc[a] = _mm512_setzero_si512();
+    quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, count, panels);
 }
 
-/* Rows r and r + 1, if there is one, as 32 bytes each. */
+/* Both parts of r, then of r + 1, if there is one. */
 ALWAYS_INLINE TARGET_AVX512VNNI __m512i requantize(const __m512i *acc, const constants *c, const int r, const int mr,
                                                    const int clamped) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); /* packs: in lanes */
     __m512i words[2];
     UNROLL for (int i = 0; i < 2; i++) {
         const int row = r + i < mr ? r + i : r;
-        __m512i integers[PANELS];
-        UNROLL for (int p = 0; p < PANELS; p++) {
+        __m512i integers[PARTS];
+        UNROLL for (int p = 0; p < PARTS; p++) {
             const __m512i sum = _mm512_add_epi32(acc[p * mr + row], c->bias[p]);
             __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), c->multiplier[p]);
             if (!clamped) y = _mm512_min_ps(c->high, y);
@@ -59,41 +62,64 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m512i requantize(const __m512i *acc, const con
     return _mm512_add_epi8(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(words[0], words[1])), c->lowest);
 }
 
-ALWAYS_INLINE TARGET_AVX512VNNI void store_row(uint8_t *out, __m256i bytes, const shared *s, const int whole) {
-    if (whole)
-        _mm256_storeu_si256((__m256i *)out, bytes);
-    else
-        _mm256_mask_storeu_epi8(out, s->columns, bytes);
+/* Both parts of r: a row of two panels, or rows r and mr + r of one, of which the last need not exist. */
+ALWAYS_INLINE TARGET_AVX512VNNI void store(uint8_t *out, int64_t stride, const shared *s, __m256i bytes, const int r,
+                                           const int mr, const int panels, const int whole, int64_t count) {
+    const __m128i below = _mm256_extracti128_si256(bytes, 1);
+    if (panels == 2 && whole)
+        _mm256_storeu_si256((__m256i *)(out + r * stride), bytes);
+    else if (panels == 2)
+        _mm256_mask_storeu_epi8(out + r * stride, s->columns, bytes);
+    else if (whole) {
+        _mm_storeu_si128((__m128i *)(out + r * stride), _mm256_castsi256_si128(bytes));
+        _mm_storeu_si128((__m128i *)(out + (mr + r) * stride), below);
+    } else {
+        _mm_mask_storeu_epi8(out + r * stride, (__mmask16)s->columns, _mm256_castsi256_si128(bytes));
+        if (mr + r < count) _mm_mask_storeu_epi8(out + (mr + r) * stride, (__mmask16)s->columns, below);
+    }
 }
 
 #define AS_THEY_ARE(table, bytes) (bytes)
-/* `mr` rows, at most ROWS. whole: all columns exist. look_up: what is done to 64 bytes. */
-#define DEFINE(name, target, mr, clamped, whole, look_up)                                                      \
-    __attribute__((noinline)) target static void name(const shared *s, const uint8_t *const *rows, int64_t how, \
-                                                      uint8_t *out) {                                          \
-        __m512i acc[PANELS * mr];                                                                              \
-        const int64_t stride = s->pair->stride;                                                                \
-        multiply(acc, s->pair, rows, how, mr);                                                                 \
-        const constants c = s->constants; /* in registers: what is stored might be a part of *s */             \
-        UNROLL for (int r = 0; r < mr; r += 2) {                                                               \
-            const __m512i y = look_up(&s->table, requantize(acc, &c, r, mr, clamped));                          \
-            store_row(out + r * stride, _mm512_castsi512_si256(y), s, whole);                                  \
-            if (r + 1 < mr) store_row(out + (r + 1) * stride, _mm512_extracti64x4_epi64(y, 1), s, whole);      \
-        }                                                                                                      \
+/* `mr` rows of two panels, or twice as many of one, of which `count` exist. whole: all of them do, and all columns.
+ * look_up: what is done to 64 bytes. */
+#define DEFINE(name, target, panels, mr, clamped, whole, look_up)                                                    \
+    __attribute__((noinline)) target static void name(const shared *s, const uint8_t *const *rows, int64_t count,    \
+                                                      int64_t how, uint8_t *out) {                                   \
+        __m512i acc[PARTS * mr];                                                                                     \
+        multiply(acc, s->work, rows, how, mr, panels);                                                               \
+        const constants c = s->constants; /* in registers: what is stored might be a part of *s */                   \
+        const int64_t stride = s->work->stride;                                                                      \
+        UNROLL for (int r = 0; r < mr; r += 2) {                                                                     \
+            const __m512i y = look_up(&s->table, requantize(acc, &c, r, mr, clamped));                               \
+            store(out, stride, s, _mm512_castsi512_si256(y), r, mr, panels, whole, count);                           \
+            if (r + 1 < mr) store(out, stride, s, _mm512_extracti64x4_epi64(y, 1), r + 1, mr, panels, whole, count); \
+        }                                                                                                            \
     }
-DEFINE(requantized_1, TARGET_AVX512VNNI, 1, 0, 0, AS_THEY_ARE)
-DEFINE(requantized_2, TARGET_AVX512VNNI, 2, 0, 0, AS_THEY_ARE)
-DEFINE(requantized_3, TARGET_AVX512VNNI, 3, 0, 0, AS_THEY_ARE)
-DEFINE(requantized_4, TARGET_AVX512VNNI, 4, 0, 0, AS_THEY_ARE)
-DEFINE(requantized_4_whole, TARGET_AVX512VNNI, 4, 0, 1, AS_THEY_ARE)
-DEFINE(requantized_4_clamped, TARGET_AVX512VNNI, 4, 1, 1, AS_THEY_ARE)
-DEFINE(requantized_1_looked_up, TARGET_AVX512VBMI, 1, 0, 0, lookup_64)
-DEFINE(requantized_2_looked_up, TARGET_AVX512VBMI, 2, 0, 0, lookup_64)
-DEFINE(requantized_3_looked_up, TARGET_AVX512VBMI, 3, 0, 0, lookup_64)
-DEFINE(requantized_4_looked_up, TARGET_AVX512VBMI, 4, 0, 0, lookup_64)
-DEFINE(requantized_4_whole_looked_up, TARGET_AVX512VBMI, 4, 0, 1, lookup_64)
+/* A table of them, by panels and mr; the two for whole tiles, without and with a table that is looked up. */
+#define DEFINE_ALL(name, target, look_up)                  \
+    DEFINE(name##_1x32, target, 2, 1, 0, 0, look_up)       \
+    DEFINE(name##_2x32, target, 2, 2, 0, 0, look_up)       \
+    DEFINE(name##_3x32, target, 2, 3, 0, 0, look_up)       \
+    DEFINE(name##_4x32, target, 2, 4, 0, 0, look_up)       \
+    DEFINE(name##_5x32, target, 2, 5, 0, 0, look_up)       \
+    DEFINE(name##_2x16, target, 1, 1, 0, 0, look_up)       \
+    DEFINE(name##_4x16, target, 1, 2, 0, 0, look_up)       \
+    DEFINE(name##_6x16, target, 1, 3, 0, 0, look_up)       \
+    DEFINE(name##_8x16, target, 1, 4, 0, 0, look_up)       \
+    DEFINE(name##_whole_4x32, target, 2, 4, 0, 1, look_up) \
+    DEFINE(name##_whole_8x16, target, 1, 4, 0, 1, look_up)
+DEFINE_ALL(requantized, TARGET_AVX512VNNI, AS_THEY_ARE)
+DEFINE_ALL(looked_up, TARGET_AVX512VBMI, lookup_64)
+DEFINE(requantized_clamped_4x32, TARGET_AVX512VNNI, 2, 4, 1, 1, AS_THEY_ARE)
+DEFINE(requantized_clamped_8x16, TARGET_AVX512VNNI, 1, 4, 1, 1, AS_THEY_ARE)
 
-typedef void (*rows_fn)(const shared *, const uint8_t *const *, int64_t, uint8_t *);
+typedef void (*tile_fn)(const shared *, const uint8_t *const *, int64_t, int64_t, uint8_t *);
+
+/* By panels less 1 and mr less 1. */
+#define SOME(name)                                               \
+    {{name##_2x16, name##_4x16, name##_6x16, name##_8x16, NULL}, \
+     {name##_1x32, name##_2x32, name##_3x32, name##_4x32, name##_5x32}}
+static const tile_fn plain[2][ROWS] = SOME(requantized), with_table[2][ROWS] = SOME(looked_up);
 
 /* Packing clamps an int32 times a multiplier below 1, which still is an int32. */
 ALWAYS_INLINE TARGET_AVX512VNNI int packing_clamps(const pyq_epilogue *e, const constants *c) {
@@ -102,12 +128,14 @@ ALWAYS_INLINE TARGET_AVX512VNNI int packing_clamps(const pyq_epilogue *e, const 
 }
 
 /* Columns that do not exist get a multiplier of 0. */
-ALWAYS_INLINE TARGET_AVX512VNNI constants load_constants(const pyq_epilogue *e, int64_t column, __mmask32 columns) {
+ALWAYS_INLINE TARGET_AVX512VNNI constants load_constants(const pyq_panels *p, __mmask32 columns, const int panels) {
+    const pyq_epilogue *e = p->epilogue;
     constants c;
-    UNROLL for (int p = 0; p < PANELS; p++, column += PYQ_NR, columns >>= PYQ_NR) {
-        const __mmask16 here = (__mmask16)columns;
-        c.multiplier[p] = _mm512_maskz_loadu_ps(here, e->multiplier + column);
-        c.bias[p] = e->bias ? _mm512_maskz_loadu_epi32(here, e->bias + column) : _mm512_setzero_si512();
+    UNROLL for (int i = 0; i < PARTS; i++) {
+        const int64_t column = p->column + (panels > 1 ? PYQ_NR * i : 0);
+        const __mmask16 here = (__mmask16)(columns >> PYQ_NR * i);
+        c.multiplier[i] = _mm512_maskz_loadu_ps(here, e->multiplier + column);
+        c.bias[i] = e->bias ? _mm512_maskz_loadu_epi32(here, e->bias + column) : _mm512_setzero_si512();
     }
     c.high = _mm512_set1_ps(e->high);
     c.minus_low = _mm512_set1_epi16((int16_t)-e->low);
@@ -115,24 +143,39 @@ ALWAYS_INLINE TARGET_AVX512VNNI constants load_constants(const pyq_epilogue *e, 
     return c;
 }
 
-TARGET_AVX512VNNI void pyq_avx512vnni_requantized_4x32(const pyq_pair *pair, const uint8_t *const *rows, int64_t count,
+/* The function for tiles of four times two parts. */
+ALWAYS_INLINE TARGET_AVX512VNNI tile_fn choose(const shared *s, const int panels) {
+    const pyq_epilogue *e = s->work->epilogue;
+    if (s->columns != UINT32_MAX) return (e->table ? with_table : plain)[panels - 1][3];
+    if (e->table) return panels > 1 ? looked_up_whole_4x32 : looked_up_whole_8x16;
+    if (packing_clamps(e, &s->constants)) return panels > 1 ? requantized_clamped_4x32 : requantized_clamped_8x16;
+    return panels > 1 ? requantized_whole_4x32 : requantized_whole_8x16;
+}
+
+/* What rows are left after tiles of `height`: five rows of two panels together are faster than four and one. */
+ALWAYS_INLINE int64_t in_tiles(int64_t count, int64_t height, const int panels) {
+    const int64_t left = count % height;
+    return count - left - (panels > 1 && left == 1 && count > 1 ? height : 0);
+}
+
+TARGET_AVX512VNNI void pyq_avx512vnni_requantized_4x32(const pyq_panels *p, const uint8_t *const *rows, int64_t count,
                                                        int64_t how, uint8_t *out) {
-    static const rows_fn plain[] = {requantized_1, requantized_2, requantized_3, requantized_4};
-    static const rows_fn looked_up[] = {requantized_1_looked_up, requantized_2_looked_up, requantized_3_looked_up,
-                                        requantized_4_looked_up};
-    const pyq_epilogue *e = pair->epilogue;
-    const rows_fn *some = e->table ? looked_up : plain;
-    rows_fn all = some[ROWS - 1];
-    shared s = {.pair = pair, .columns = (__mmask32)(UINT32_MAX >> (PANELS * PYQ_NR - pair->columns))};
-    s.constants = load_constants(e, pair->column, s.columns);
-    if (e->table)
-        UNROLL for (int i = 0; i < 4; i++) s.table.part[i] = _mm512_loadu_si512(e->table + 64 * i);
-    if (pair->columns == PANELS * PYQ_NR)
-        all = e->table                          ? requantized_4_whole_looked_up
-              : packing_clamps(e, &s.constants) ? requantized_4_clamped
-                                                : requantized_4_whole;
-    for (; count >= ROWS; count -= ROWS, rows += ROWS, out += ROWS * pair->stride, how = 0) all(&s, rows, how, out);
-    if (count > 0) some[count - 1](&s, rows, how, out);
+    const int panels = p->columns > PYQ_NR ? 2 : 1;
+    const int64_t height = panels > 1 ? 4 : 8;
+    shared s = {.work = p, .columns = UINT32_MAX >> (PARTS * PYQ_NR - p->columns)};
+    if (panels == 1) s.columns |= s.columns << PYQ_NR;
+    s.constants = load_constants(p, s.columns, panels);
+    if (p->epilogue->table) s.table = load_table(p->epilogue->table);
+    const tile_fn whole = choose(&s, panels);
+    const int64_t end = in_tiles(count, height, panels);
+    for (int64_t i = 0; i < end; i += height, rows += height, out += height * p->stride, how = 0)
+        whole(&s, rows, height, how, out);
+    count -= end;
+    if (count == 0) return;
+    const int64_t mr = panels > 1 ? count : (count + 1) / 2;
+    const uint8_t *last[PARTS * ROWS]; /* of one panel an even number of rows: the last one twice */
+    for (int64_t r = 0; r < PARTS * ROWS; r++) last[r] = rows[r < count ? r : count - 1];
+    (p->epilogue->table ? with_table : plain)[panels - 1][mr - 1](&s, last, count, how, out);
 }
 
 #endif
