@@ -106,8 +106,8 @@ static void set_addresses(block *b, const pyq_rows *rows, int32_t row_offset) {
 /* Rows of the output to be written: their lines arrive while the kernels run, because a store would wait for memory. */
 typedef struct {
     const uint8_t *at; /* the last byte of the first row: of the two lines that 16 columns may lie in, the panel before has
-                        * written to the first; NULL if they lie in that one. A third line, of int32 of two panels, is not
-                        * worth an instruction more. */
+                        * written to the first; NULL if they lie in that one, and for bytes, which are so few that asking
+                        * took longer. A third line, of int32 of two panels, is not worth an instruction more. */
     size_t stride;
 } destination;
 
@@ -169,7 +169,8 @@ static void run_panels(const nest *t, pyq_epilogue_fn store, const panels *p, bl
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
     const int one = t->row_count == 1 && first->layout == PYQ_QUADS32 && p->end == first + 1;
     const int plain = one && reads_on(t, first, b) ? PYQ_READS_ON : 0;
-    const int near = first->column && stride % LINE == 0 && (uintptr_t)(out + last_byte) % LINE > last_byte;
+    const int one_line = first->column && stride % LINE == 0 && (uintptr_t)(out + last_byte) % LINE > last_byte;
+    const int near = one_line || t->element_size == 1;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
         const int64_t rows = b->count - i < t->tile_rows ? b->count - i : t->tile_rows;
         const uint8_t *residual = t->residual ? t->residual + (out - t->out) : NULL;
