@@ -4,12 +4,12 @@
  * for each 64 vpackssdw, vpaddsw, vpackuswb, vpermd, vpaddb: 60 instructions for 128 outputs. Exact: the operations of
  * avx2_epilogue.h, in its order; where the bounds are 255 apart and packing clamps as well, vminps is left out.
  *
- * Zen 4 multiplies in two of its four vector units, converts and adds in the other two. An epilogue alone, of 256 bits or
- * of 512, takes 8 cycles for 32 outputs; in one function with the products it runs beside those of the rows that follow,
- * and no sum is written to memory and read again. Two sums of 16 columns are packed together: of both
- * panels, or of two rows of one. 1x1 layers of 16, 24, 64 and 256 channels are 1.37,
- * 1.18, 1.09 and 1.05 times as fast, 3x3 layers of 64 and 128 1.02 and 1.03. With AVX2, where multiplies and additions
- * of sums keep all units busy, the same gained nothing.
+ * Zen 4 multiplies in two of its four vector units, converts and adds in the other two. An epilogue alone, of 256 bits
+ * or of 512, takes 8 cycles for 32 outputs; in one function with the products it runs beside those of the rows that
+ * follow, and no sum is written to memory and read again. Two sums of 16 columns are packed together: of both panels, or
+ * of two rows of one. 1x1 layers of 16, 24, 64 and 256 channels are 1.37, 1.18, 1.09 and 1.05 times as fast, 3x3 layers
+ * of 64 and 128 1.02 and 1.03. With AVX2, where multiplies and additions of sums keep all units busy, the same gained
+ * nothing.
  */
 #include "../isa.h"
 #include "../pyq.h"
