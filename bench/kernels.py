@@ -200,7 +200,9 @@ class Window:
             pixels[r * windows.PITCH + i] = x[r, i].ctypes.data
         self.x = x  # its addresses do not keep it alive
         run = _c_window if kernel.backend == "c" else _numba_window
-        self.call = run(kernel, pixels, windows.window_weights(w), epilogue, self.out)
+        weights = windows.window_quads(w) if row.quads else windows.window_weights(w)
+        assert weights is not None  # they are bytes
+        self.call = run(kernel, pixels, weights, epilogue, self.out)
 
     def check(self, seed: int) -> None:
         """WrongResult when an output differs from the reference's."""
@@ -209,13 +211,15 @@ class Window:
 
 
 def _c_window(
-    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[np.int16], epilogue: Epilogue, out: NDArray[np.uint8]
+    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[Any], epilogue: Epilogue, out: NDArray[np.uint8]
 ) -> Callable[[], None]:
     from pyq._core import ffi
 
-    function, channels = _c_row(kernel.name).window, out.shape[1]
-    prepared = _prepared(epilogue, channels)
-    taps = ffi.new("pyq_taps *", (ffi.from_buffer("int16_t[]", weights), prepared.c, channels, 0, 1, channels))
+    row, channels = _c_row(kernel.name), out.shape[1]
+    function, prepared = row.window, _prepared(epilogue, channels)
+    pairs = ffi.NULL if row.quads else ffi.from_buffer("int16_t[]", weights)
+    quads = ffi.from_buffer("int8_t[]", weights) if row.quads else ffi.NULL
+    taps = ffi.new("pyq_taps *", (pairs, prepared.c, channels, 0, 1, channels, quads))
     table, target = ffi.from_buffer("uint8_t *[]", pixels), ffi.from_buffer(out, require_writable=True)
 
     def call(owners: object = (weights, prepared)) -> None:  # a struct does not keep alive what it points to
@@ -225,7 +229,7 @@ def _c_window(
 
 
 def _numba_window(
-    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[np.int16], epilogue: Epilogue, out: NDArray[np.uint8]
+    kernel: Kernel, pixels: NDArray[np.int64], weights: NDArray[Any], epilogue: Epilogue, out: NDArray[np.uint8]
 ) -> Callable[[], None]:
     from pyq.kernels.backend import NumbaBackend
     from pyq.kernels.depthwise import window

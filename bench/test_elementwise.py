@@ -11,9 +11,7 @@ from pyq.benchmark import Contender, measure
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_operation(
-    operation: Operation, seed: int, benchmark: BenchmarkFixture, pytestconfig: pytest.Config
-) -> None:
+def test_operation(operation: Operation, seed: int, benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> None:
     """Right to the bit, then timed in turn with the copy."""
     task = operation.task(seed)
     own = task.contenders[-1]

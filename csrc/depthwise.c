@@ -83,8 +83,9 @@ void pyq_depthwise(const pyq_call *c, const uint8_t *images, int64_t count, cons
     const int quantized = c->epilogue->type == PYQ_OUT_QUANTIZED;
     const int32_t lowest = quantized ? (int32_t)c->epilogue->low + c->epilogue->zero_point : 0;
     j.taps = (pyq_taps){c->window_weights, &j.epilogue, c->channels, lowest, (int32_t)c->stride[2],
-                        c->channels * c->dilation[2]};
-    for (int left = 1; left <= PYQ_WINDOW; left++) j.kernels[left] = pyq_select_window(c->window, c->stride[2], left);
+                        c->channels * c->dilation[2], c->window_quads};
+    for (int left = 1; left <= PYQ_WINDOW; left++)
+        j.kernels[left] = pyq_select_window(c->window, c->stride[2], left, c->window_quads != NULL);
     j.pixel_size = c->channels * (quantized ? 1 : 4);
     j.lines = count * c->out_size[1];
     if (j.lines == 0) return;

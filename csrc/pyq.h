@@ -131,6 +131,11 @@ typedef struct {
     int32_t lowest;               /* quantized: the lower bound, zero point included */
     int32_t stride;               /* input pixels from one output pixel to the next */
     int64_t apart;                /* elements from one output pixel to the next: `channels`, times the dilation */
+    const int8_t *quads;          /* the same weights, for kernels that take four taps of a channel together; or NULL:
+                                   * they are not all bytes. [quads][NR][4] for each panel:
+                                   *     lines (0, 1, 2, 3) of each column; lines (4, 5, 6, none); ...
+                                   * and of the last line of a 5x5 kernel, for each s < 4, with s times none before it,
+                                   * the first four columns, and the next four. */
 } pyq_taps;
 
 /* Writes `tiles` times `mr` output pixels, all channels. pixels[r * PYQ_PITCH + i]: the channels of input pixel i in
@@ -141,6 +146,7 @@ typedef struct {
     const char *name;
     int32_t operation, isa, layout, mr, nr, p;
     int32_t kernel, stride;   /* of a window; stride 0: any */
+    int32_t quads;            /* of a window: four taps are taken together, for which AVX512-VBMI has to be there */
     pyq_gemm_fn gemm;         /* what the row is: one of these, the others NULL */
     pyq_epilogue_fn epilogue;
     pyq_window_fn window;
@@ -157,7 +163,8 @@ int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tab
 const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows); /* may be NULL for two panels */
 pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e);
 pyq_panels_fn pyq_select_panels(const pyq_epilogue *e); /* or NULL */
-const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels);
+const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels, int32_t quads);
+int32_t pyq_can_run(const pyq_kernel *k); /* whether this CPU can */
 
 /* gemm.c: out is [rows, columns], contiguous; so is residual, which is NULL or out itself or does not overlap it. */
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, const uint8_t *residual,
@@ -180,6 +187,7 @@ typedef struct {
     int32_t exact_reads;         /* the kernels read nothing behind the images, so that they can stay where they are */
     int32_t window;              /* side of the kernel when it is for pyq_depthwise; else 0 */
     const int16_t *window_weights;
+    const int8_t *window_quads;  /* or NULL */
 } pyq_call;
 
 enum { PYQ_OK, PYQ_ABOVE_AMAX, PYQ_NO_MEMORY, PYQ_NOT_ALLOWED };

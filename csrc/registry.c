@@ -13,23 +13,27 @@
     void pyq_##name(const int32_t *, int64_t, const pyq_epilogue *, int64_t, const uint8_t *, void *, int64_t);
 #define WINDOW(name, isa, kernel, stride, mr) \
     void pyq_##name(const pyq_taps *, const uint8_t *const *, int64_t, void *);
+#define QUAD_WINDOW WINDOW
 #define PANELS(name, isa, mr, nr) \
     void pyq_##name(const pyq_panels *, const uint8_t *const *, int64_t, int64_t, uint8_t *);
 #include "kernels.def"
 #undef KERNEL
 #undef EPILOGUE
 #undef WINDOW
+#undef QUAD_WINDOW
 #undef PANELS
 
 const pyq_kernel pyq_kernels[] = {
 #define KERNEL(operation, name, isa, layout, mr, nr, p) \
-    {#name, PYQ_##operation, PYQ_ISA_##isa, PYQ_##layout, mr, nr, p, 0, 0, pyq_##name, NULL, NULL, NULL},
+    {#name, PYQ_##operation, PYQ_ISA_##isa, PYQ_##layout, mr, nr, p, 0, 0, 0, pyq_##name, NULL, NULL, NULL},
 #define EPILOGUE(operation, name, isa) \
-    {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, 0, 0, NULL, pyq_##name, NULL, NULL},
+    {#name, PYQ_##operation, PYQ_ISA_##isa, -1, 0, 16, 0, 0, 0, 0, NULL, pyq_##name, NULL, NULL},
 #define WINDOW(name, isa, kernel, stride, mr) \
-    {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, NULL, NULL, pyq_##name, NULL},
+    {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, 0, NULL, NULL, pyq_##name, NULL},
+#define QUAD_WINDOW(name, isa, kernel, stride, mr) \
+    {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, 1, NULL, NULL, pyq_##name, NULL},
 #define PANELS(name, isa, mr, nr) \
-    {#name, PYQ_GEMM_REQUANTIZE, PYQ_ISA_##isa, -1, mr, nr, 1, 0, 0, NULL, NULL, NULL, pyq_##name},
+    {#name, PYQ_GEMM_REQUANTIZE, PYQ_ISA_##isa, -1, mr, nr, 1, 0, 0, 0, NULL, NULL, NULL, pyq_##name},
 #include "kernels.def"
 };
 
@@ -74,13 +78,15 @@ enum { NARROW, FULL, PAIR, WIDTHS }; /* at most half the columns of a panel, all
 static const pyq_kernel *best[PYQ_LAYOUTS][WIDTHS][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
 static pyq_panels_fn best_panels;
-static const pyq_kernel *best_window[MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1];
+static const pyq_kernel *best_window[2][MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1]; /* of quads: [1] */
 static int32_t detected, current;
 static int has_vbmi;
 
 int32_t pyq_isa_detected(void) { return detected; }
 int32_t pyq_get_isa(void) { return current; }
 int32_t pyq_use_vbmi(void) { return has_vbmi && current >= PYQ_ISA_AVX512VNNI; }
+
+int32_t pyq_can_run(const pyq_kernel *k) { return k->isa <= detected && (has_vbmi || !k->quads); }
 
 static int better(const pyq_kernel *k, const pyq_kernel *than) {
     if (than == NULL || k->isa != than->isa) return than == NULL || k->isa > than->isa;
@@ -101,7 +107,7 @@ static void offer_tile(const pyq_kernel *k) {
 static void offer_window(const pyq_kernel *k) {
     for (int stride = 1; stride <= MAX_STRIDE; stride++)
         for (int pixels = k->mr; pixels <= PYQ_WINDOW; pixels++) {
-            const pyq_kernel **best_here = &best_window[k->kernel][stride][pixels];
+            const pyq_kernel **best_here = &best_window[k->quads][k->kernel][stride][pixels];
             if ((k->stride == stride || k->stride == 0) && better(k, *best_here)) *best_here = k;
         }
 }
@@ -114,7 +120,7 @@ int32_t pyq_set_isa(int32_t isa) {
     best_panels = NULL;
     for (int32_t i = 0; i < pyq_kernel_count(); i++) {
         const pyq_kernel *k = &pyq_kernels[i];
-        if (k->isa > current) continue;
+        if (k->isa > current || !pyq_can_run(k)) continue;
         if (k->epilogue) best_epilogue = k->epilogue; /* the rows are in the order of the instruction sets */
         if (k->panels) best_panels = k->panels;
         if (k->window) offer_window(k);
@@ -139,8 +145,10 @@ pyq_panels_fn pyq_select_panels(const pyq_epilogue *e) {
     return e->type == PYQ_OUT_QUANTIZED && !e->sum && (!e->table || pyq_use_vbmi()) ? best_panels : NULL;
 }
 
-const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels) {
-    return best_window[kernel][stride][pixels < PYQ_WINDOW ? pixels : PYQ_WINDOW];
+const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels, int32_t quads) {
+    if (pixels > PYQ_WINDOW) pixels = PYQ_WINDOW;
+    const pyq_kernel *of_quads = quads ? best_window[1][kernel][stride][pixels] : NULL;
+    return of_quads ? of_quads : best_window[0][kernel][stride][pixels];
 }
 
 __attribute__((constructor)) static void initialize(void) {

@@ -40,7 +40,7 @@ def _c_kernels() -> list[Kernel]:
     for index in range(lib.pyq_kernel_count()):
         k = lib.pyq_kernels[index]
         layout = LAYOUT_NAMES[k.layout] if k.layout >= 0 else ""
-        runnable = k.isa <= lib.pyq_isa_detected()
+        runnable = bool(lib.pyq_can_run(ffi.addressof(k)))
         name, operation = ffi.string(k.name).decode(), OPERATION_NAMES[k.operation]
         rows.append(Kernel(name, operation, "c", ISA_NAMES[k.isa], layout, k.mr, k.nr, k.p, runnable))
     return rows

@@ -5,6 +5,8 @@ They are derived from packed weights when first used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,17 +53,51 @@ def tap_pairs(side: int) -> NDArray[np.int64]:
     return np.concatenate([lines, np.append(last, none).reshape(-1, 2), np.insert(last, 0, none).reshape(-1, 2)])
 
 
+def tap_quads(side: int) -> NDArray[np.int64]:
+    """``[quads, 4]`` numbers of the taps that are multiplied together where weights are bytes; ``side ** 2``: none.
+
+    >>> tap_quads(3).tolist()
+    [[0, 3, 6, 9], [1, 4, 7, 9], [2, 5, 8, 9]]
+    """
+    none = side * side
+    taps = np.arange(none).reshape(side, side)
+    along = side % 4 == 1  # a fourth of each quad of the last line alone would be used
+    lines = taps[:-1] if along else taps
+    lines = np.pad(lines, ((0, -len(lines) % 4), (0, 0)), constant_values=none)
+    quads = lines.reshape(-1, 4, side).swapaxes(1, 2).reshape(-1, 4)
+    if not along:
+        return quads
+    shifted = [np.pad(taps[-1], (shift, 8 - side - shift), constant_values=none) for shift in range(4)]
+    return np.concatenate([quads, np.reshape(shifted, (-1, 4))])
+
+
 def window_weights(w: PackedWeight) -> NDArray[np.int16]:
     """``[panels, pairs, NR, 2]``, aligned to 64 bytes, of weights that :func:`fits` accepts.
 
     Panels begin at channel 0, NR, ...; the last one holds the last NR channels, some of them for the second time.
     """
+    return _arranged(_taps(w), tap_pairs(w.shape[-1]))
+
+
+def window_quads(w: PackedWeight) -> NDArray[np.int8] | None:
+    """``[panels, quads, NR, 4]`` likewise; None where weights less their zero points are not all int8."""
+    taps = _taps(w)
+    return _arranged(taps.astype(np.int8), tap_quads(w.shape[-1])) if (taps == taps.astype(np.int8)).all() else None
+
+
+def _taps(w: PackedWeight) -> NDArray[np.int16]:
+    """``[side ** 2 + 1, channels]``: the last tap, which stands for none, is 0."""
     side = w.shape[-1]
-    packed = Panels(w.segments, w.order, w.data)
     taps = np.zeros((side * side + 1, w.columns), np.int16)
-    taps[:-1] = panel_format.unpack(packed, side * side, w.columns, 1)[0]
-    first = np.minimum(np.arange(0, w.columns, NR), w.columns - NR)
-    pairs = taps[tap_pairs(side)][:, :, first[:, None] + np.arange(NR)]  # [pair, 2, panel, NR]
-    data = aligned_bytes(pairs.nbytes).view(np.int16).reshape(len(first), -1, NR, 2)
-    data[...] = pairs.transpose(2, 0, 3, 1)
+    taps[:-1] = panel_format.unpack(Panels(w.segments, w.order, w.data), side * side, w.columns, 1)[0]
+    return taps
+
+
+def _arranged(taps: NDArray[Any], together: NDArray[np.int64]) -> NDArray[Any]:
+    """``[panels, len(together), NR, taps that are multiplied together]``."""
+    channels = taps.shape[1]
+    first = np.minimum(np.arange(0, channels, NR), channels - NR)
+    sets = taps[together][:, :, first[:, None] + np.arange(NR)]  # [set, tap, panel, NR]
+    data = aligned_bytes(sets.nbytes).view(taps.dtype).reshape(len(first), len(together), NR, -1)
+    data[...] = sets.transpose(2, 0, 3, 1)
     return data

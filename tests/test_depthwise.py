@@ -43,11 +43,15 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def packed(rng: np.random.Generator, channels: int, side: int, extreme: bool) -> PackedWeight:
-    """Weights that reach from -255 to 255 when their zero points are subtracted."""
+def packed(rng: np.random.Generator, channels: int, side: int, extreme: bool, quads: bool = False) -> PackedWeight:
+    """Weights that reach from -255 to 255 when their zero points are subtracted; bytes, for kernels that take quads."""
     data = (corners if extreme else full_range)(rng, (channels, 1, side, side), "int8")
-    zero_points = (corners if extreme else full_range)(rng, (channels,), "int8")
-    return pack(QTensor(data, np.ones(channels, np.float32), zero_points, 0), group=channels)
+    zero_points = (corners if extreme else full_range)(rng, (channels,), "int8") * (not quads)
+    return pack(QTensor(data, np.ones(channels, np.float32), zero_points.astype(np.int8), 0), group=channels)
+
+
+def packed_for(kernel: Kernel, rng: np.random.Generator, channels: int, extreme: bool) -> PackedWeight:
+    return packed(rng, channels, row(kernel).kernel, extreme, bool(row(kernel).quads))
 
 
 def run(
@@ -69,20 +73,28 @@ def run(
         if edge is None:
             return values
         return guarded(
-            values.reshape(-1)[: -1 - unused if name == "weights" else -1] if name == short else values, edge
+            values.reshape(-1)[: -1 - unused(kernel) if name == "weights" else -1] if name == short else values, edge
         )
 
     side, width, channels = x.shape
-    unused = (side + 1) // 2 * 2 * windows.NR
     pixels = [[put("pixels", np.ascontiguousarray(x[r, i])) for i in range(width)] for r in range(side)]
     table = np.zeros(windows.PITCH * side, np.int64)
     for r, line in enumerate(pixels):
         table[r * windows.PITCH :][:width] = [pixel.ctypes.data for pixel in line]
-    weights = put("weights", windows.window_weights(w))
+    weights = put("weights", windows.window_quads(w) if row(kernel).quads else windows.window_weights(w))
     out = put("out", np.zeros((outputs(kernel, width), channels), e.dtype))
     call = call or (run_c if kernel.backend == "c" else run_numba)
     call(kernel, table, weights, channels, e, out)
     return out
+
+
+def unused(kernel: Kernel) -> int:
+    """Weights at the end that this kernel does not read: of forms of the last line for other output pixels."""
+    side = row(kernel).kernel
+    if not row(kernel).quads:
+        return (side + 1) // 2 * 2 * windows.NR
+    shifts = {p * row(kernel).stride % 4 for p in range(kernel.mr)}
+    return (3 - max(shifts)) * 8 * windows.NR if side == 5 else 0
 
 
 def step(kernel: Kernel) -> int:
@@ -99,9 +111,9 @@ def taps_of(kernel: Kernel, weights: np.ndarray, channels: int, e: Epilogue) -> 
     """A `pyq_taps`, beside the epilogue that it points to."""
     finish = CBackend().prepare(e, lower_epilogue(e, channels), channels)
     lowest = int(finish.c.low) + finish.c.zero_point if e.dtype.itemsize == 1 else 0
-    taps = ffi.new(
-        "pyq_taps *", (ffi.cast("int16_t *", weights.ctypes.data), finish.c, channels, lowest, step(kernel), channels)
-    )
+    pairs, quads = (0, weights.ctypes.data) if row(kernel).quads else (weights.ctypes.data, 0)
+    sizes = channels, lowest, step(kernel), channels
+    taps = ffi.new("pyq_taps *", (ffi.cast("int16_t *", pairs), finish.c, *sizes, ffi.cast("int8_t *", quads)))
     return Struct(taps, (finish,))
 
 
@@ -170,7 +182,8 @@ def test_every_instruction_set_has_a_kernel_for_every_pixel() -> None:
 
 
 def test_numba_has_the_rows_of_c() -> None:
-    rows = {backend: {k.name for k in KERNELS if k.backend == backend} for backend in ("c", "numba")}
+    """But for those of weights that are bytes, which need AVX512-VBMI."""
+    rows = {b: {k.name for k in KERNELS if k.backend == b and not row(k).quads} for b in ("c", "numba")}
     assert {f"numba_{name}" for name in rows["c"]} == rows["numba"]
     assert windows.PITCH == lib.PYQ_PITCH
     assert registry.MAX_WINDOW == lib.PYQ_WINDOW
@@ -180,7 +193,7 @@ def test_numba_has_the_rows_of_c() -> None:
 @given(seeds, st.integers(16, 70), st.booleans())
 def test_sums_are_exact(kernel: Kernel, seed: int, channels: int, extreme: bool) -> None:
     rng = np.random.default_rng(seed)
-    x, w = random_input(kernel, rng, channels, extreme), packed(rng, channels, row(kernel).kernel, extreme)
+    x, w = random_input(kernel, rng, channels, extreme), packed_for(kernel, rng, channels, extreme)
     assert_same(run(kernel, x, w, INT32), expected(kernel, x, w), kernel.name)
 
 
@@ -188,7 +201,7 @@ def test_sums_are_exact(kernel: Kernel, seed: int, channels: int, extreme: bool)
 @pytest.mark.parametrize("activation", [0, 255])
 @pytest.mark.parametrize(("weight", "zero_point"), [(127, -128), (-128, 127)])
 def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_point: int) -> None:
-    side = row(kernel).kernel
+    side, zero_point = row(kernel).kernel, 0 if row(kernel).quads else zero_point
     data = np.full((20, 1, side, side), weight, np.int8)
     w = pack(QTensor(data, np.float32(1), zero_point), group=20)
     x = np.full((side, (kernel.mr - 1) * row(kernel).stride + side, 20), activation, np.uint8)
@@ -200,7 +213,7 @@ def test_the_largest_sums(kernel: Kernel, activation: int, weight: int, zero_poi
 @given(seeds, st.sampled_from([kind for kind in KINDS if kind != "table"]), st.integers(16, 50))
 def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str, channels: int) -> None:
     rng = np.random.default_rng(seed)
-    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, row(kernel).kernel, False)
+    x, w = random_input(kernel, rng, channels, False), packed_for(kernel, rng, channels, False)
     e = epilogue(rng, kind, channels)
     result = run(kernel, x, w, e, "end" if seed % 2 else "start")
     assert_same(result, backend("reference").requantize(expected(kernel, x, w), e), kernel.name)
@@ -210,14 +223,14 @@ def test_results_are_those_of_the_reference(kernel: Kernel, seed: int, kind: str
 @pytest.mark.parametrize("edge", ["end", "start"])
 @pytest.mark.parametrize("channels", [16, 17, 31, 32, 40])
 def test_stays_within_its_buffers(kernel: Kernel, edge: str, channels: int, rng: np.random.Generator) -> None:
-    x, w = random_input(kernel, rng, channels, False), packed(rng, channels, row(kernel).kernel, False)
+    x, w = random_input(kernel, rng, channels, False), packed_for(kernel, rng, channels, False)
     assert_same(run(kernel, x, w, INT32, edge), expected(kernel, x, w), kernel.name)
 
 
 @pytest.mark.parametrize("short", ["pixels", "weights", "out"])
 @every_kernel
 def test_the_guard_pages_would_tell(kernel: Kernel, short: str, rng: np.random.Generator) -> None:
-    x, w = random_input(kernel, rng, 17, False), packed(rng, 17, row(kernel).kernel, False)
+    x, w = random_input(kernel, rng, 17, False), packed_for(kernel, rng, 17, False)
     assert fatal_signal(lambda: run(kernel, x, w, INT32, "end", short)) == signal.SIGSEGV
 
 
@@ -230,6 +243,23 @@ def test_each_tap_is_in_one_pair_of_each_form(side: int) -> None:
     last = (side + 1) // 2
     for form in (pairs[:-last], np.delete(pairs, np.s_[-2 * last : -last], axis=0)):
         assert sorted(form[form < side**2]) == list(range(side**2))
+
+
+@pytest.mark.parametrize("side", windows.KERNELS)
+def test_each_tap_is_in_one_quad_of_each_form(side: int) -> None:
+    quads = windows.tap_quads(side)
+    forms = np.split(quads[-8:], 4) if side == 5 else [quads[:0]]
+    for form in forms:
+        taps = np.concatenate([quads[:-8] if side == 5 else quads, form]).reshape(-1)
+        assert sorted(taps[taps < side**2]) == list(range(side**2))
+
+
+def test_weights_that_are_not_bytes_have_no_quads(rng: np.random.Generator) -> None:
+    data = np.zeros((16, 1, 3, 3), np.int8)
+    data[7, 0, 1, 1] = 127
+    for zero_point, fits in ((0, True), (-1, False)):
+        w = pack(QTensor(data, np.float32(1), zero_point), group=16)
+        assert (windows.window_quads(w) is not None) == fits
 
 
 @pytest.mark.parametrize("channels", [16, 17, 31, 48])
@@ -257,6 +287,7 @@ def layer(draw: Any, rng: np.random.Generator) -> tuple[np.ndarray, int, PackedW
     low = 0 if dtype == "uint8" else -(amax + 1) // 2
     x = rng.integers(low, low + amax + 1, (draw(st.integers(1, 2)), *size, channels)).astype(dtype)
     data, zero_points = full_range(rng, (channels, 1, side, side), "int8"), full_range(rng, (channels,), "int8")
+    zero_points *= draw(st.booleans())  # without them weights are bytes
     w = pack(QTensor(data, np.ones(channels, np.float32), zero_points, 0), amax=amax, group=channels)
     return x, int(rng.integers(low, low + amax + 1)), w, ConvGeometry(strides, pads, dilations)
 
@@ -301,7 +332,7 @@ def test_the_arrays_of_the_caller_have_no_slack(
     """Widths with whole tiles and without, shorter and longer than a run of tiles."""
     for width, channels, apart in ((1, 16, 1), (7, 17, 1), (33 * stride, 24, 1), (66, 16, 1), (37, 18, 3), (2, 16, 5)):
         dilation = apart if stride == 1 else 1
-        w, x = packed(rng, channels, side, False), full_range(rng, (1, 6, width, channels), "uint8")
+        w, x = packed(rng, channels, side, False, width % 2 == 0), full_range(rng, (1, 6, width, channels), "uint8")
         pad = side // 2
         geometry = ConvGeometry((1, stride), (pad, pad * dilation) * 2, (1, dilation))
         size = geometry.output_size(x.shape[1:3], (side, side))

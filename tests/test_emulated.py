@@ -111,7 +111,7 @@ def pixels_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AV
 
     channels = int(rng.integers(16, 50))
     x = test_depthwise.random_input(kernel, rng, channels, rng.random() < 0.5)
-    w = test_depthwise.packed(rng, channels, C_ROWS[kernel.name].kernel, rng.random() < 0.5)
+    w = test_depthwise.packed_for(kernel, rng, channels, rng.random() < 0.5)
     sums = test_depthwise.run(kernel, x, w, test_depthwise.INT32, call=call, **places)
     assert_same(sums, test_depthwise.expected(kernel, x, w), f"{kernel.name}, {channels} channels")
 

@@ -15,15 +15,11 @@
 #include "../pyq.h"
 
 #if PYQ_HAVE_AVX512VNNI
+#include "avx512_epilogue.h"
 #include "avx512_lookup.h"
 #include "avx512_quads.h"
 
-enum { ROWS = 5, PARTS = 2 }; /* a tile: up to ROWS times two sums of 16 columns */
-
-typedef struct {
-    __m512i bias[PARTS], minus_low, lowest;
-    __m512 multiplier[PARTS], high;
-} constants;
+enum { ROWS = 5 }; /* of a tile, at most, times two sums of 16 columns */
 
 /* What the rows of a call share. */
 typedef struct {
@@ -41,25 +37,6 @@ ALWAYS_INLINE TARGET_AVX512VNNI void multiply(__m512i *acc, const pyq_panels *p,
     UNROLL for (int r = 0; r < count; r++) row[r] = rows[r];
     UNROLL for (int a = 0; a < PARTS * mr; a++) acc[a] = _mm512_setzero_si512();
     quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, count, panels);
-}
-
-/* Both parts of r, then of r + 1, if there is one. */
-ALWAYS_INLINE TARGET_AVX512VNNI __m512i requantize(const __m512i *acc, const constants *c, const int r, const int mr,
-                                                   const int clamped) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); /* packs: in lanes */
-    __m512i words[2];
-    UNROLL for (int i = 0; i < 2; i++) {
-        const int row = r + i < mr ? r + i : r;
-        __m512i integers[PARTS];
-        UNROLL for (int p = 0; p < PARTS; p++) {
-            const __m512i sum = _mm512_add_epi32(acc[p * mr + row], c->bias[p]);
-            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), c->multiplier[p]);
-            if (!clamped) y = _mm512_min_ps(c->high, y);
-            integers[p] = _mm512_cvtps_epi32(y);
-        }
-        words[i] = _mm512_adds_epi16(_mm512_packs_epi32(integers[0], integers[1]), c->minus_low);
-    }
-    return _mm512_add_epi8(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(words[0], words[1])), c->lowest);
 }
 
 /* Both parts of r: a row of two panels, or rows r and mr + r of one, of which the last need not exist. */
