@@ -8,9 +8,9 @@
  *     the others    tile[r][c] = sum over steps s, elements i < 4 of  row[r][offset[s] + i] * weight[s][c][i]
  *
  * in int32 that wraps modulo 2^32; with PYQ_ADD_TO_TILE, it adds to the tile instead. Kernels for narrow panels leave
- * the second half of the columns alone; kernels for pairs of panels compute the tiles of two. Rows are bytes, but for PAIRS16 and
- * PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for every
- * quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
+ * the second half of the columns alone; kernels for pairs of panels compute the tiles of two. Rows are bytes, but for
+ * PAIRS16 and PAIRS8W the same values widened to int16 beforehand (once for all panels, instead of two instructions for
+ * every quad); offsets count elements. A kernel may read, but never use, up to 15 elements behind the last one needed:
  * buffers carry PYQ_SLACK of them. A matrix product and a convolution differ only in the addresses of the rows and in
  * the offsets, so one loop nest (gemm.c) serves both, strided, dilated, padded and grouped.
  */

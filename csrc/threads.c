@@ -1,9 +1,10 @@
 /* A small pthread pool. No OpenMP: libgomp deadlocks in a forked child and fights with other libraries' teams.
  *
  * Workers start lazily at the first job that has several tasks. Who waits, looks for some microseconds before it sleeps:
- * the layers of a model follow each other that closely, and to wake a thread takes longer than a small layer. One job runs at a time; a second caller, and a task
- * that calls back in, runs its tasks itself, so nothing ever waits for a pool that is busy. A forked child forgets
- * its parent's workers (they do not exist there) and starts its own when it needs them.
+ * the layers of a model follow each other that closely, and to wake a thread takes longer than a small layer. One job
+ * runs at a time; a second caller, and a task that calls back in, runs its tasks itself, so nothing ever waits for a
+ * pool that is busy. A forked child forgets its parent's workers (they do not exist there) and starts its own when it
+ * needs them.
  */
 #define _GNU_SOURCE
 #include "pyq.h"
