@@ -1,5 +1,5 @@
-/* Sums in registers of 16 columns to bytes, for the AVX-512 kernels that need no tile: the operations of avx2_epilogue.h, in
- * its order. Two vectors of sums are packed together, here called parts.
+/* From sums of 16 columns in registers to bytes, for the AVX-512 kernels that need no tile: the operations of
+ * avx2_epilogue.h, in its order. Two vectors of sums, here called parts, are packed together.
  */
 #ifndef PYQ_AVX512_EPILOGUE_H
 #define PYQ_AVX512_EPILOGUE_H

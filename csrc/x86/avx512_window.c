@@ -1,4 +1,5 @@
-/* AVX-512 depthwise kernels for weights that are bytes: up to four neighbouring pixels by 16 channels, one accumulator each.
+/* AVX-512 depthwise kernels for weights that are bytes: up to four neighbouring pixels by 16 channels, in one accumulator
+ * each.
  *
  * Four taps of a channel meet in one 32-bit lane: vmovdqu and vinserti32x4 put 16 bytes of four input pixels beside each
  * other, vpermb (AVX512-VBMI) makes quads of them, vpdpbusd multiplies by the four weights and adds. What has met once
