@@ -129,7 +129,7 @@ ALWAYS_INLINE TARGET_AVX512VNNI tile_fn choose(const shared *s, const int panels
     return panels > 1 ? requantized_whole_4x32 : requantized_whole_8x16;
 }
 
-/* Rows in tiles of `height`, before those that are left. Five rows of two panels are faster together than four and one. */
+/* Rows in tiles of `height`, before those that are left. Of two panels five rows are faster than four and one. */
 ALWAYS_INLINE int64_t in_tiles(int64_t count, int64_t height, const int panels) {
     const int64_t left = count % height;
     return count - left - (panels > 1 && left == 1 && count > 1 ? height : 0);
