@@ -111,19 +111,29 @@ typedef struct {
     size_t stride;
 } destination;
 
+/* The kernel for the next of `left` rows. Of two panels it takes four, but more while their weights come from memory: there
+ * is more to multiply meanwhile. */
+static const pyq_kernel *next_kernel(const pyq_segment *s, int64_t columns, int64_t left, int64_t how) {
+    const int64_t most = columns <= PYQ_NR || how & PYQ_FETCH_AHEAD ? PYQ_MAX_MR : 4;
+    return pyq_select(s->layout, columns, left < most ? left : most);
+}
+
 /* Each kernel asks for the lines of its own rows only: those of all rows at once would wait for each other. */
 static void run_segment(const nest *t, const pyq_segment *s, int64_t columns, const uint8_t *const *rows, int64_t count,
                         int32_t *tile, int64_t how, destination out) {
     const int32_t *offsets = t->weights->offsets + s->order;
     const uint8_t *data = t->weights->data + s->data;
-    const pyq_kernel *k = pyq_select(s->layout, columns, count);
+    const pyq_kernel *k = next_kernel(s, columns, count, how);
     const int64_t stride = how / PYQ_STRIDE;
-    for (int64_t i = 0; i < count; i += k->mr) {
-        if (count - i < k->mr) k = pyq_select(s->layout, columns, count - i);
+    for (int64_t i = 0, mr; i < count; i += mr) {
+        if (count - i < k->mr) k = next_kernel(s, columns, count - i, how);
+        mr = k->mr;
         if (out.at)
-            for (int64_t r = 0; r < k->mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
+            for (int64_t r = 0; r < mr; r++, out.at += out.stride) __builtin_prefetch(out.at, 1);
         k->gemm(tile + i * stride, rows + i, offsets, data, s->steps, how);
+        if (!(how & PYQ_FETCH_AHEAD)) continue;
         how &= ~(int64_t)PYQ_FETCH_AHEAD; /* now they are near */
+        k = next_kernel(s, columns, count, how);
     }
 }
 
@@ -143,8 +153,9 @@ static int reads_on(const nest *t, const pyq_segment *s, block *b) {
     return b->reads_on;
 }
 
-/* Whether there is a kernel that requantizes what it multiplies. */
+/* Whether a kernel requantizes what it multiplies. Not a few rows of large weights, of which others take more at once. */
 static int at_once(const nest *t, const panels *p) {
+    if (t->first_tile && t->row_count <= PYQ_MAX_MR) return 0;
     return t->requantized && p->first->layout == PYQ_QUADS32 && p->end == p->first + 1 && p->columns > PYQ_NR / 2;
 }
 

@@ -139,8 +139,9 @@ def test_narrow_last_panels(backend: str, rng: np.random.Generator) -> None:
 @every_backend
 @pytest.mark.parametrize("depth", [3, 16, 131, 4099])
 def test_pairs_of_panels(backend: str, depth: int, rng: np.random.Generator) -> None:
-    """Where kernels compute two panels at once: the second whole or not, one left over, in the output or in a tile."""
-    for columns in (17, 25, 32, 40, 48, 64, 75):
+    """Where kernels compute two panels at once: the second whole or not, one left over, in the output or in a tile; the
+    last of them with so many weights that they are asked for ahead."""
+    for columns in (17, 25, 32, 40, 48, 64, 75, *((150,) if depth > 4096 else ())):
         b = corners(rng, (depth, columns), "int8")
         w = pack(QTensor(b, 0.01), isa="avx512vnni")
         bias, out = rng.normal(0, 9, columns), pyq.QParams(0.05 * depth**0.5, 120)

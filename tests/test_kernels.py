@@ -325,6 +325,8 @@ def test_the_registry_names_each_kernel_once_and_covers_every_layout() -> None:
 
 
 def test_numba_has_the_rows_of_c() -> None:
-    """But for scalar tiles of several rows, which compilers make of one row's loop as well."""
+    """But for scalar tiles of several rows, which compilers make of one row's loop as well, and the tiles of eight rows
+    of two panels that C takes while it asks for their weights ahead: Numba does not ask."""
     rows = {b: {k.name for k in KERNELS if k.backend == b and (k.isa, k.mr) != ("scalar", 4)} for b in ("c", "numba")}
+    rows["c"] -= {"avx512vnni_quads32_8x32"}
     assert {f"numba_{name}" for name in rows["c"]} == rows["numba"]

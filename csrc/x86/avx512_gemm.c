@@ -27,7 +27,7 @@ enum { CHAINS = 4 };
 ALWAYS_INLINE TARGET_AVX512VNNI void quads_together(__m512i *acc, const uint8_t *const *row, const int32_t *offsets,
                                                     const int8_t *w, int64_t apart, int64_t steps, int64_t how,
                                                     const int mr, const int panels, const int together) {
-    __m512i chain[CHAINS][PYQ_MAX_MR];
+    __m512i chain[CHAINS][2 * PYQ_MAX_MR];
     const int sums = panels * mr;
     UNROLL for (int i = 1; i < together; i++) UNROLL for (int a = 0; a < sums; a++) chain[i][a] = _mm512_setzero_si512();
     UNROLL for (int a = 0; a < sums; a++) chain[0][a] = acc[a];
@@ -109,6 +109,7 @@ DEFINE(quads32, 1, 2, 32, 4)
 DEFINE(quads32, 2, 2, 32, 2)
 DEFINE(quads32, 3, 2, 32, 1)
 DEFINE(quads32, 4, 2, 32, 1)
+DEFINE(quads32, 8, 2, 32, 1)
 DEFINE(quads8, 1, 1, 16, 4)
 DEFINE(quads8, 4, 1, 16, 1)
 DEFINE(quads8, 8, 1, 16, 1)
