@@ -218,12 +218,14 @@ static int64_t panel_start(const pyq_weights *w, int64_t index) {
 /* Whether one kernel computes this panel of one segment and the next. */
 static int are_a_pair(const pyq_segment *a, const pyq_segment *b) {
     const int64_t bytes = (int64_t)a->steps * 4 * PYQ_NR;
-    return a->layout == b->layout && a->steps == b->steps && a->order == b->order && a->row_offset == b->row_offset &&
-           b->data == a->data + bytes && b->column == a->column + PYQ_NR && pyq_select(a->layout, 2 * PYQ_NR, 1);
+    const int alike = a->layout == b->layout && a->steps == b->steps && a->order == b->order;
+    const int adjacent = a->columns == PYQ_NR && b->column == a->column + PYQ_NR && b->data == a->data + bytes;
+    return alike && adjacent && a->row_offset == b->row_offset && pyq_select(a->layout, 2 * PYQ_NR, 1);
 }
 
 /* The panel that begins at segment `index`, with the next one if there is a kernel for both: for each product it loads
- * half as many activations. With one row, the weights are what takes time, and those of one panel are read faster. */
+ * half as many activations. With one row, the weights are what takes time, and those of one panel, unless it is long, are
+ * read faster. */
 static panels panels_from(const nest *t, int64_t index, int64_t last) {
     const pyq_weights *w = t->weights;
     const pyq_segment *first = &w->segments[index], *end = first + 1, *all = w->segments + last;

@@ -94,19 +94,19 @@ def encoded(kernel: Kernel, weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(panel, np.int16 if kernel.layout in LIMITS else np.int8).reshape(-1).view(np.int16)
 
 
-def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+def call_c(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray, flags: int = 0) -> None:
     """Call the C kernel; buffers: tile, base, offsets, weights. Rows and the number of steps are the case's."""
     tile, base, offsets, weights = buffers
     starts = [ffi.cast("uint8_t *", base.ctypes.data + int(row) * base.itemsize) for row in case.rows]
 
-    def call(tile: np.ndarray, flags: int, stride: int) -> None:
+    def call(tile: np.ndarray, more: int, stride: int) -> None:
         C_ROWS[kernel.name].gemm(
             ffi.cast("int32_t *", tile.ctypes.data),
             ffi.new("uint8_t *[]", starts),
             ffi.cast("int32_t *", offsets.ctypes.data),
             ffi.cast("void *", weights.ctypes.data),
             len(case.offsets),
-            accumulate * lib.PYQ_ADD_TO_TILE + flags + lib.PYQ_STRIDE * stride,
+            accumulate * lib.PYQ_ADD_TO_TILE + flags + more + lib.PYQ_STRIDE * stride,
         )
 
     width = tile.shape[1]
@@ -208,6 +208,23 @@ def random_case(kernel: Kernel, rng: np.random.Generator, steps: int, repeat: bo
 def test_sums_are_exact(kernel: Kernel, seed: int, steps: int, repeat: bool, amax: int, extreme: bool) -> None:
     case = random_case(kernel, np.random.default_rng(seed), steps, repeat, amax, extreme)
     assert_same(run(kernel, case), exact_sums(kernel, case), kernel.name)
+
+
+@pytest.mark.parametrize(
+    "kernel", [k for k in KERNELS if k.backend == "c" and k.layout == "quads32"], ids=lambda k: k.name
+)
+@given(seeds, st.integers(1, 60))
+def test_offsets_that_follow_each_other_may_be_left_unread(kernel: Kernel, seed: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    case = random_case(kernel, rng, steps, True, 255, False)
+    offsets = int(rng.integers(0, 20)) + 4 * np.arange(steps)
+    base = full_range(rng, (int(case.rows.max() + offsets.max()) + 4,), "uint8").astype(np.int64)
+    case = Case(base, case.rows, offsets, case.weights)
+
+    def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+        call_c(kernel, case, accumulate, *buffers, flags=lib.PYQ_READS_ON)
+
+    assert_same(run(kernel, case, call=call), exact_sums(kernel, case), kernel.name)
 
 
 @every_kernel
