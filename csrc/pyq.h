@@ -159,7 +159,7 @@ int32_t pyq_kernel_count(void);
 int32_t pyq_isa_detected(void);
 int32_t pyq_get_isa(void);
 int32_t pyq_set_isa(int32_t isa);
-int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tables of bytes */
+int32_t pyq_use_vbmi(void); /* which not all CPUs with AVX512-VNNI have: for tables of bytes and windows of quads */
 const pyq_kernel *pyq_select(int32_t layout, int64_t columns, int64_t rows); /* may be NULL for two panels */
 pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e);
 pyq_panels_fn pyq_select_panels(const pyq_epilogue *e); /* or NULL */
