@@ -15,7 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 4096 }; /* elements of a line where images need no padding: any run of bytes will do */
+enum {
+    LINE = 4096,              /* elements of a line where images need no padding: any run of bytes will do */
+    TASK_ELEMENTS = 8 * LINE, /* elements of a task: 1 to 3 us */
+};
 
 typedef struct {
     const pyq_call *call;
@@ -164,7 +167,7 @@ int32_t pyq_run_in(uint8_t *memory, const pyq_call *c, const void *x, int64_t im
     if (j.bytes || j.words || c->amax < 255) {
         j.line = j.padded ? l.row : LINE;
         j.lines = j.padded ? images * l.padded[0] * l.padded[1] : (l.total + LINE - 1) / LINE;
-        j.lines_per_task = j.line > 32 * LINE ? 1 : 32 * LINE / (j.line ? j.line : 1);
+        j.lines_per_task = j.line > TASK_ELEMENTS ? 1 : TASK_ELEMENTS / (j.line ? j.line : 1);
         pyq_parallel(run_lines, &j, (j.lines + j.lines_per_task - 1) / j.lines_per_task);
         if (atomic_load(&j.highest) > c->amax) return PYQ_ABOVE_AMAX;
     }

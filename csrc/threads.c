@@ -28,9 +28,14 @@ static atomic_int active;
 static atomic_ullong generation;
 static pyq_task_fn job;
 static void *job_context;
-static int64_t job_tasks;
-static atomic_llong next_task;
 static atomic_int thread_count;
+
+/* Equal parts of a job's tasks, one for each of its threads. */
+typedef struct {
+    _Alignas(64) atomic_llong next; /* no two in one line */
+    int64_t end;
+} share;
+static share shares[MAX_THREADS];
 
 static int available_cpus(void) {
 #ifdef __linux__
@@ -55,8 +60,20 @@ EXPORTED int32_t pyq_get_num_threads(void) {
 
 EXPORTED void pyq_set_num_threads(int32_t n) { atomic_store(&thread_count, n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n); }
 
-static void run_tasks(pyq_task_fn fn, void *context, int64_t tasks) {
-    for (int64_t i; (i = atomic_fetch_add(&next_task, 1)) < tasks;) fn(context, i);
+static void share_out(int64_t tasks, int count) {
+    for (int i = 0; i < count; i++) {
+        atomic_store(&shares[i].next, i * tasks / count);
+        shares[i].end = (i + 1) * tasks / count;
+    }
+}
+
+/* The tasks of thread `own` of `count`, then what others have left. Neighbouring tasks read the same lines: the rows that a
+ * thread computes are mostly those that it padded, and lie in its own cache. */
+static void run_tasks(pyq_task_fn fn, void *context, int own, int count) {
+    for (int i = 0; i < count; i++) {
+        share *s = &shares[(own + i) % count];
+        for (int64_t task; (task = atomic_fetch_add(&s->next, 1)) < s->end;) fn(context, task);
+    }
 }
 
 static void relax(void) {
@@ -82,9 +99,9 @@ static void *worker(void *argument) {
         active++;
         pyq_task_fn fn = job;
         void *context = job_context;
-        int64_t tasks = job_tasks;
+        int threads = wanted + 1;
         pthread_mutex_unlock(&lock);
-        run_tasks(fn, context, tasks);
+        run_tasks(fn, context, index + 1, threads);
         pthread_mutex_lock(&lock);
         if (--active == 0) pthread_cond_signal(&done);
         pthread_mutex_unlock(&lock);
@@ -131,12 +148,12 @@ void pyq_parallel(pyq_task_fn fn, void *context, int64_t tasks) {
     }
     pthread_mutex_lock(&lock);
     start_workers(helpers);
-    job = fn, job_context = context, job_tasks = tasks, wanted = helpers;
-    atomic_store(&next_task, 0);
+    job = fn, job_context = context, wanted = helpers;
+    share_out(tasks, helpers + 1);
     generation++;
     pthread_cond_broadcast(&work);
     pthread_mutex_unlock(&lock);
-    run_tasks(fn, context, tasks);
+    run_tasks(fn, context, 0, helpers + 1);
     for (int i = 0; i < LOOKS && atomic_load(&active) > 0; i++) relax();
     pthread_mutex_lock(&lock);
     wanted = 0; /* a worker that wakes only now finds nothing to do and must not touch a job that is over */
