@@ -28,7 +28,8 @@ typedef struct {
     const uint8_t *residual; /* or NULL */
     pyq_panels_fn requantized; /* or NULL */
     uint8_t *out;
-    int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task;
+    int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task, segment_blocks;
+    int rows_first; /* whether tasks that follow each other are of one block of rows, or else of one run of panels */
     int32_t first_tile; /* what kernels are told for the first rows of a block: PYQ_FETCH_AHEAD, or nothing */
     int element_size;
 } nest;
@@ -239,11 +240,12 @@ static panels panels_from(const nest *t, int64_t index, int64_t last) {
 static void run_task(void *context, int64_t task) {
     const nest *t = context;
     const pyq_weights *w = t->weights;
-    const int64_t index = task / t->row_blocks * t->segments_per_task;
+    const int64_t row_block = t->rows_first ? task / t->segment_blocks : task % t->row_blocks;
+    const int64_t index = (t->rows_first ? task % t->segment_blocks : task / t->row_blocks) * t->segments_per_task;
     const int64_t last = panel_start(w, index + t->segments_per_task);
     pyq_epilogue_fn store = pyq_select_epilogue(t->epilogue);
     block b;
-    b.first = task % t->row_blocks * t->rows_per_task, b.row_offset = -1, b.order = -1;
+    b.first = row_block * t->rows_per_task, b.row_offset = -1, b.order = -1;
     b.count = t->row_count - b.first < t->rows_per_task ? t->row_count - b.first : t->rows_per_task;
     row_starts(t->rows, b.first, b.count, b.start);
     for (int64_t i = panel_start(w, index); i < last;) {
@@ -275,13 +277,15 @@ static int64_t rows_that_fit(int64_t room, int64_t bytes, int64_t most, int64_t 
     return groups < 1 ? group : groups * group < most ? groups * group : most;
 }
 
+static int bytes_per_element(const pyq_rows *rows) { return (rows->bytes != NULL) + 2 * (rows->words != NULL); }
+
 /* Rows of a tile, and rows whose activations fit in half of a second-level cache. A row of a convolution shares most of
  * what it reads with its neighbours: it adds a pixel to each line of the kernel, of which three are typical. */
 static int64_t choose_rows(nest *t) {
     const pyq_rows *rows = t->rows;
     const pyq_segment *s = t->weights->segments, *end = s + t->weights->segment_count;
     const int64_t added = 3 * (rows->size[2] > 1 ? rows->stride[2] : rows->stride_n);
-    const int width = (rows->bytes != NULL) + 2 * (rows->words != NULL);
+    const int width = bytes_per_element(rows);
     int64_t steps = 0;
     for (const int32_t column = s->column; s < end && s->column == column; s++) steps += s->steps;
     const int64_t kept = rows_kept(t->columns * t->element_size);
@@ -311,6 +315,9 @@ static void choose_tasks(nest *t) {
     t->segments_per_task = share > least ? share : least;
     if (t->segments_per_task > 1) t->segments_per_task &= ~(int64_t)1; /* pairs of panels stay together */
     if (t->segments_per_task > w->segment_count) t->segments_per_task = w->segment_count;
+    /* A thread takes tasks that follow each other. Rows were just written, by both: a line of another core's costs about
+     * three times one of the weights, which nobody writes. 3x3, stride 2, 128 channels: 1.80 x on two threads, not 1.60. */
+    t->rows_first = 3 * bytes_per_element(t->rows) * t->rows->images * t->rows->stride_n > weights;
 }
 
 void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilogue *epilogue, const uint8_t *residual,
@@ -322,8 +329,8 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
     if (t.row_count > 1) t.requantized = pyq_select_panels(epilogue);
     choose_tasks(&t);
-    int64_t blocks = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
-    pyq_parallel(run_task, &t, t.row_blocks * blocks);
+    t.segment_blocks = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
+    pyq_parallel(run_task, &t, t.row_blocks * t.segment_blocks);
 }
 
 /* The epilogue alone, on accumulators that lie in memory: what QLinear operators with two steps need. */
