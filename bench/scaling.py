@@ -4,8 +4,8 @@
 
 The cores of a virtual machine may for a while be two hardware threads of one core, or be shared with others: then two
 threads hardly multiply more than one, whatever they run. So in each round a loop on registers (csrc/peak.c), which
-nothing but the cores can slow, runs on one thread and on all of them, before the shape does. The last two columns are
-of the rounds in which that loop found the cores free: at least 0.95 times as much for each thread as for one.
+nothing but the cores can slow, runs on one thread and on all of them, before and after the shape does. The last two
+columns are of the rounds in which it found the cores free both times: 0.95 times as much for each thread as for one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def rounds_of(shape: MatMul | Conv, arguments: argparse.Namespace) -> Rounds:
     task = task_of(shape, arguments.seed, [distribution])
     [own] = [contender for contender in task.contenders if contender.name == f"pyq {distribution}"]
     times: list[tuple[float, float, float]] = []
-    before = pyq.get_num_threads()
+    restored = pyq.get_num_threads()
     try:
         repeats = {}
         for count in (1, threads):
@@ -89,12 +89,14 @@ def rounds_of(shape: MatMul | Conv, arguments: argparse.Namespace) -> Rounds:
             checked(task, own)
             repeats[count] = enough(estimate(own))
         with ThreadPoolExecutor(threads) as pool:
+            after = cores(pool, threads)
             for _ in range(arguments.rounds):
-                cores = threads * registers(pool, 1) / registers(pool, threads)
+                before = after
                 one, several = (on_threads(count, partial(own.sample, repeats[count])) for count in (1, threads))
-                times.append((one, several, cores))
+                after = cores(pool, threads)
+                times.append((one, several, min(before, after)))
     finally:
-        pyq.set_num_threads(before)
+        pyq.set_num_threads(restored)
     return Rounds(shape.label, *np.array(times).T)
 
 
@@ -102,6 +104,11 @@ def on_threads(count: int, take: Callable[[], tuple[float, float]]) -> float:
     """Milliseconds of a call on so many threads."""
     pyq.set_num_threads(count)
     return take()[0]
+
+
+def cores(pool: ThreadPoolExecutor, threads: int) -> float:
+    """How many times as much they multiply as one of them."""
+    return threads * registers(pool, 1) / registers(pool, threads)
 
 
 def registers(pool: ThreadPoolExecutor, threads: int) -> float:
@@ -130,8 +137,9 @@ def table(measured: Sequence[Rounds], threads: int) -> Table:
 
 
 def geometric_mean(ratios: Iterable[float]) -> float:
-    """Of those that are known."""
-    return float(np.exp(np.nanmean(np.log(list(ratios)))))
+    """Of those that are known; NaN if none is."""
+    known = [ratio for ratio in ratios if not np.isnan(ratio)]
+    return float(np.exp(np.mean(np.log(known)))) if known else float("nan")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def test_ratios_are_of_medians() -> None:
 
 def test_shapes_without_free_rounds_do_not_count() -> None:
     assert geometric_mean([2, float("nan"), 8]) == pytest.approx(4)
+    assert np.isnan(geometric_mean([float("nan")]))
 
 
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
