@@ -154,6 +154,31 @@ static int reads_on(const nest *t, const pyq_segment *s, block *b) {
     return b->reads_on;
 }
 
+static int is_wide(const pyq_segment *s) { return s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W; }
+
+/* Whether the kernel of QUADS8 computes this segment, and the weights and offsets of the next one continue its own. */
+static int goes_on(const pyq_segment *s, const pyq_segment *next) {
+    const int64_t bytes = (int64_t)s->steps * 4 * PYQ_NR;
+    return s->layout >= PYQ_QUADS8 && next->data == s->data + bytes && next->order == s->order + s->steps;
+}
+
+/* One row waits for memory, so what is read and done beside each line of weights counts: offsets that follow each other
+ * are not read, and others in half the bytes; one kernel computes all segments with 16-bit sums. */
+static void run_row(const nest *t, const panels *p, block *b, int32_t *sums, int64_t how) {
+    const pyq_weights *w = t->weights;
+    const int in_quads = w->quads && pyq_get_isa() == PYQ_ISA_AVX2; /* whose kernel knows */
+    for (const pyq_segment *s = p->first; s < p->end; how |= PYQ_ADD_TO_TILE) {
+        pyq_segment all = *s++;
+        for (; s < p->end && goes_on(&all, s); s++) all.steps += s->steps, all.layout = PYQ_QUADS8;
+        const void *offsets = w->offsets + all.order;
+        int flags = 0;
+        if (all.layout == PYQ_QUADS32 && reads_on(t, &all, b)) flags = PYQ_READS_ON;
+        if (all.layout == PYQ_QUADS8 && in_quads) flags = PYQ_IN_QUADS, offsets = w->quads + all.order;
+        const uint8_t *const *rows = is_wide(&all) ? b->words : b->bytes;
+        pyq_select(all.layout, p->columns, 1)->gemm(sums, rows, offsets, w->data + all.data, all.steps, how | flags);
+    }
+}
+
 /* Whether a kernel requantizes what it multiplies. Not a few rows of large weights, of which other kernels take more at
  * once: 8x4096x4096 is 1.17 times as fast that way. */
 static int at_once(const nest *t, const panels *p) {
@@ -180,8 +205,6 @@ static void run_panels(const nest *t, pyq_epilogue_fn store, const panels *p, bl
     const size_t stride = (size_t)t->columns * t->element_size;
     const size_t last_byte = (size_t)p->columns * t->element_size - 1;
     uint8_t *out = t->out + (size_t)b->first * stride + (size_t)first->column * t->element_size;
-    const int one = t->row_count == 1 && first->layout == PYQ_QUADS32 && p->end == first + 1;
-    const int plain = one && reads_on(t, first, b) ? PYQ_READS_ON : 0;
     const int one_line = first->column && stride % LINE == 0 && (uintptr_t)(out + last_byte) % LINE > last_byte;
     const int near = one_line || t->element_size == 1;
     for (int64_t i = 0; i < b->count; i += t->tile_rows, out += t->tile_rows * stride) {
@@ -191,12 +214,12 @@ static void run_panels(const nest *t, pyq_epilogue_fn store, const panels *p, bl
             for (int64_t r = 0; r < rows; r++) __builtin_prefetch(residual + r * stride);
         destination to = {near ? NULL : out + last_byte, stride};
         int32_t *sums = in_place ? (int32_t *)out : tile[0];
-        for (const pyq_segment *s = first; s < p->end; s++, to.at = NULL) {
-            const int wide = s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W;
-            const int64_t flags = (s == first ? 0 : PYQ_ADD_TO_TILE) | (i == 0 ? t->first_tile : 0) | plain;
-            run_segment(t, s, p->columns, (wide ? b->words : b->bytes) + i, rows, sums,
-                        flags + PYQ_STRIDE * (in_place ? t->columns : PYQ_NR), to);
-        }
+        int64_t how = PYQ_STRIDE * (in_place ? t->columns : PYQ_NR) + (i == 0 ? t->first_tile : 0);
+        if (t->row_count == 1)
+            run_row(t, p, b, sums, how);
+        else
+            for (const pyq_segment *s = first; s < p->end; s++, to.at = NULL, how |= PYQ_ADD_TO_TILE)
+                run_segment(t, s, p->columns, (is_wide(s) ? b->words : b->bytes) + i, rows, sums, how, to);
         if (in_place) continue;
         for (int64_t n = 0; n < p->count; n++) {
             const pyq_segment *panel = n ? p->end : first;

@@ -84,7 +84,7 @@ static pyq_weights pack(const pyq_products *p, int64_t index, packed *w) {
         w->segments[i].column = (int32_t)(i * PYQ_NR), w->segments[i].columns = (int32_t)(left < PYQ_NR ? left : PYQ_NR);
     }
     for (int64_t i = 0; i < quads; i++) w->offsets[i] = (int32_t)(4 * i);
-    return (pyq_weights){w->segments, panels, w->offsets, w->data};
+    return (pyq_weights){w->segments, panels, w->offsets, NULL, w->data};
 }
 
 /* All products with matrix number `index` of b. */

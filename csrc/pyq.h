@@ -56,6 +56,7 @@ typedef struct {
     const pyq_segment *segments;
     int64_t segment_count;
     const int32_t *offsets;
+    const uint16_t *quads; /* of a large matrix: offsets / 4, for one row; or NULL */
     const uint8_t *data;
 } pyq_weights;
 
@@ -90,11 +91,12 @@ typedef struct {
 /* What a microkernel is told, in one number, because a seventh argument would go through the stack.
  * PYQ_FETCH_AHEAD: its weights are not in a near cache, so that it may ask for them ahead.
  * PYQ_READS_ON: each offset is four elements behind the one before, so that it need not be read.
+ * PYQ_IN_QUADS: the offsets are uint16 and count quads; the AVX2 kernel of QUADS8 for one row is told so.
  * PYQ_STRIDE, times the elements from a row of the tile, which may lie in the output, to the next.
  * A kernel for two panels finds the weights of the second behind those of the first. So do its tiles lie, in the output
  * beside each other; where the stride is PYQ_NR, which no output of two panels has, that of the second follows
  * PYQ_TILE_ROWS rows below. */
-enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2, PYQ_READS_ON = 4, PYQ_STRIDE = 8 };
+enum { PYQ_ADD_TO_TILE = 1, PYQ_FETCH_AHEAD = 2, PYQ_READS_ON = 4, PYQ_IN_QUADS = 8, PYQ_STRIDE = 16 };
 
 /* `rows` point to int16 elements for PAIRS16 and PAIRS8W, to bytes otherwise. */
 typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int32_t *offsets, const void *weights,

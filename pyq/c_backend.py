@@ -257,9 +257,10 @@ def _weights(w: PackedWeight, offsets: NDArray[np.int32]) -> Struct:
         ffi.from_buffer("pyq_segment[]", w.segments),
         len(w.segments),
         ffi.from_buffer("int32_t[]", offsets),
+        _pointer("uint16_t[]", w.quads),
         ffi.from_buffer("uint8_t[]", w.data),
     )
-    return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.data))
+    return Struct(ffi.new("pyq_weights *", fields), (w.segments, offsets, w.quads, w.data))
 
 
 def _dynamic(w: PackedWeight, low: float, high: float) -> Struct:

@@ -25,6 +25,7 @@ INT16_MAX = 32767
 FEW_QUADS = 18
 """Quads of a group, at most, for which groups are packed together until they fill a panel: 8 channels, 3x3. There twice
 the products take as long with AVX2 as half the calls save; with VNNI less."""
+LARGE = 1 << 19  # bytes: weights that no second-level cache keeps
 CACHED = 64  # derived things that one weight keeps: image widths times epilogues
 
 
@@ -140,6 +141,14 @@ class PackedWeight:
     @cached_property
     def _matrix_offsets(self) -> NDArray[np.int32]:
         return 4 * self.order
+
+    @cached_property
+    def quads(self) -> NDArray[np.uint16] | None:
+        """``order`` in half the memory: what one row reads beside large weights, if any have 16-bit sums; else None."""
+        grouped = self.kind == "gemm" and not self.layouts.isdisjoint(GROUP_SIZE)
+        if not grouped or self.data.nbytes < LARGE or self.entries > 1 << 16:
+            return None
+        return self.order.astype(np.uint16)
 
     def _entry_offsets(self, strides: tuple[int, int, int]) -> NDArray[np.int32]:
         depth, height, _ = self.kernel_shape

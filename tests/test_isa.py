@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from exact import full_range
+from exact import assert_same, full_range, matmul
 
 import pyq
 from pyq import ops
@@ -17,7 +17,8 @@ from pyq._core import lib
 from pyq.backends import ISA_NAMES, backend
 from pyq.config import config, isa
 from pyq.packing import pack
-from pyq.tensor import QTensor
+from pyq.panels import GROUP_SIZE
+from pyq.tensor import QTensor, quantize
 
 SCRIPT = """
 import hashlib, sys
@@ -77,6 +78,22 @@ def test_a_cap_within_the_process_takes_other_kernels() -> None:
             assert ISA_NAMES[limit] in isas <= set(ISA_NAMES[: limit + 1])
             assert limit == 0 or "scalar" not in isas
         assert lib.pyq_set_isa(len(ISA_NAMES)) == lib.pyq_isa_detected()  # never more than there is
+    finally:
+        lib.pyq_set_isa(before)
+
+
+@pytest.mark.parametrize("distribution", ["laplace", "normal", "uniform"])
+def test_one_row_of_large_weights_that_avx2_packed(distribution: str, rng: np.random.Generator) -> None:
+    """Every instruction set runs them; with AVX2's kernels one of them takes several segments, and shorter offsets."""
+    before = lib.pyq_get_isa()
+    try:
+        for k, n in ((1021, 515), (33, 17_000), (70_000, 9), (2**18 + 1, 3)):
+            b = quantize(getattr(rng, distribution)(size=(k, n)), "int8", axis=1)
+            w, a = pack(b, isa="avx2"), full_range(rng, (1, k), "uint8")
+            assert (w.quads is None) == (k > 2**18 or w.layouts.isdisjoint(GROUP_SIZE))
+            for limit in range(lib.pyq_isa_detected() + 1):
+                lib.pyq_set_isa(limit)
+                assert_same(ops.matmul_integer(a, w, 3), matmul(a, b.data, 3, b.zero_point), f"{limit} {w.certificate}")
     finally:
         lib.pyq_set_isa(before)
 

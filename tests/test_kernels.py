@@ -210,19 +210,40 @@ def test_sums_are_exact(kernel: Kernel, seed: int, steps: int, repeat: bool, ama
     assert_same(run(kernel, case), exact_sums(kernel, case), kernel.name)
 
 
-@pytest.mark.parametrize(
-    "kernel", [k for k in KERNELS if k.backend == "c" and k.layout == "quads32"], ids=lambda k: k.name
-)
+def c_kernels(keep: Callable[[Kernel], bool]) -> pytest.MarkDecorator:
+    """The tests of C's kernels that satisfy this."""
+    kernels = [kernel for kernel in KERNELS if kernel.backend == "c" and keep(kernel)]
+    return pytest.mark.parametrize("kernel", kernels, ids=lambda kernel: kernel.name)
+
+
+def case_at(kernel: Kernel, rng: np.random.Generator, offsets: np.ndarray) -> Case:
+    """One of full range, with these offsets."""
+    case = random_case(kernel, rng, len(offsets), True, 255, False)
+    base = full_range(rng, (int(case.rows.max() + offsets.max()) + 4,), "uint8").astype(np.int64)
+    return Case(base, case.rows, offsets, case.weights)
+
+
+@c_kernels(lambda kernel: kernel.layout == "quads32")
 @given(seeds, st.integers(1, 60))
 def test_offsets_that_follow_each_other_may_be_left_unread(kernel: Kernel, seed: int, steps: int) -> None:
     rng = np.random.default_rng(seed)
-    case = random_case(kernel, rng, steps, True, 255, False)
-    offsets = int(rng.integers(0, 20)) + 4 * np.arange(steps)
-    base = full_range(rng, (int(case.rows.max() + offsets.max()) + 4,), "uint8").astype(np.int64)
-    case = Case(base, case.rows, offsets, case.weights)
+    case = case_at(kernel, rng, int(rng.integers(0, 20)) + 4 * np.arange(steps))
 
     def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
         call_c(kernel, case, accumulate, *buffers, flags=lib.PYQ_READS_ON)
+
+    assert_same(run(kernel, case, call=call), exact_sums(kernel, case), kernel.name)
+
+
+@c_kernels(lambda kernel: kernel.layout == "quads8" and kernel.isa == "avx2" and (kernel.mr, kernel.nr) == (1, NR))
+@given(seeds, st.integers(1, 60))
+def test_offsets_may_be_numbers_of_quads(kernel: Kernel, seed: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    case = case_at(kernel, rng, 4 * rng.integers(0, 60, steps))
+
+    def call(kernel: Kernel, case: Case, accumulate: bool, *buffers: np.ndarray) -> None:
+        tile, base, offsets, weights = buffers
+        call_c(kernel, case, accumulate, tile, base, (offsets // 4).astype(np.uint16), weights, flags=lib.PYQ_IN_QUADS)
 
     assert_same(run(kernel, case, call=call), exact_sums(kernel, case), kernel.name)
 

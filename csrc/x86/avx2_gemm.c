@@ -148,11 +148,16 @@ ALWAYS_INLINE TARGET_AVX2 void quads32(__m256i (*acc)[2], const uint8_t *const *
     }
 }
 
+/* The offset of step `s`, in quads if so told, for one row only. */
+ALWAYS_INLINE TARGET_AVX2 int64_t at(const int32_t *offsets, int64_t s, int64_t how, const int mr) {
+    return mr == 1 && how & PYQ_IN_QUADS ? 4 * (int64_t)((const uint16_t *)offsets)[s] : offsets[s];
+}
+
 ALWAYS_INLINE TARGET_AVX2 void quads8(__m256i (*acc)[2], const uint8_t *const *row, const int32_t *offsets,
                                       const int8_t *w, int64_t steps, int64_t how, const int mr) {
     const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t s = 0; s < steps; s++, w += 4 * PYQ_NR) {
-        const int64_t offset = offsets[s];
+        const int64_t offset = at(offsets, s, how, mr);
         fetch(w, 1, how, mr);
         const __m256i w0 = load(w), w1 = load(w + 32);
         UNROLL for (int r = 0; r < mr; r++) {
