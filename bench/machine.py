@@ -20,12 +20,14 @@ SCANNED = 1 << 28  # bytes: more than any cache holds
 class Machine:
     """Of one core: the clock in GHz, and GOP/s of the multipliers by instruction set; empty and None if not known.
 
-    A multiply-accumulate counts as two operations. bandwidth: GB/s, read by as many threads as NumPy uses.
+    A multiply-accumulate counts as two operations. bandwidth: GB/s, read by as many threads as NumPy uses. with_sums:
+    GOP/s of AVX2's multiplications of 16-bit pairs together with the additions that an exact sum of them needs.
     """
 
     ghz: float | None
     peaks: dict[str, float]
     bandwidth: float
+    with_sums: float | None = None
 
     def peak(self, isa: str, threads: int) -> float | None:
         """GOP/s of `threads` cores."""
@@ -36,7 +38,7 @@ def measure_machine() -> Machine:
     """The best of a few repetitions each; a fraction of a second.
 
     The peak of an instruction set is its widest multiplication, repeated on registers (csrc/peak.c). Exact kernels
-    cannot reach it: they also have to widen the products.
+    cannot reach it: they also have to widen the products, and add them up.
     """
     values = np.ones(SCANNED // 4, np.float32)
     bandwidth = _giga(lambda: values.nbytes * bool(np.dot(values, values)), repetitions=5)
@@ -49,7 +51,8 @@ def measure_machine() -> Machine:
         for isa, name in enumerate(ISA_NAMES[: lib.pyq_isa_detected() + 1])
     }
     ghz = _giga(partial(lib.pyq_dependent_adds, ITERATIONS))
-    return Machine(ghz or None, {name: peak for name, peak in peaks.items() if peak}, bandwidth)
+    with_sums = 2 * _giga(partial(lib.pyq_multiply_adds, ITERATIONS))
+    return Machine(ghz or None, {name: peak for name, peak in peaks.items() if peak}, bandwidth, with_sums or None)
 
 
 def _giga(work: Callable[[], int], repetitions: int = REPETITIONS) -> float:

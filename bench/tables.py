@@ -19,7 +19,8 @@ def machine_text(machine: Machine) -> str:
     """The machine in a line."""
     clock = f"{machine.ghz:.2f} GHz, " if machine.ghz else ""
     peaks = "".join(f"{name} multiply peak {peak:.0f} GOP/s, " for name, peak in machine.peaks.items())
-    return f"One core: {clock}{peaks}memory {machine.bandwidth:.1f} GB/s"
+    sums = f"avx2 pairs with their sums {machine.with_sums:.0f} GOP/s, " if machine.with_sums else ""
+    return f"One core: {clock}{peaks}{sums}memory {machine.bandwidth:.1f} GB/s"
 
 
 class PackingTime(NamedTuple):

@@ -312,6 +312,7 @@ void pyq_softmax_of_bytes(const uint8_t *q, int32_t is_signed, int64_t rows, int
 /* peak.c: loops on registers alone. They return how many cycles, or products, they took; 0 where there is none. */
 int64_t pyq_dependent_adds(int64_t iterations);
 int64_t pyq_multiplies(int32_t isa, int64_t iterations);
+int64_t pyq_multiply_adds(int64_t iterations);
 
 /* threads.c */
 typedef void (*pyq_task_fn)(void *context, int64_t task);

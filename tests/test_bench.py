@@ -226,6 +226,8 @@ def test_measured_peaks() -> None:
         assert machine.ghz and next(iter(machine.peaks)) == "scalar"
         for name, lanes in {"scalar": 8, "avx2": 32, "avx512vnni": 64}.items():
             assert lanes / 2 < machine.peaks.get(name, 2 * lanes * machine.ghz) / 2 / machine.ghz < 4 * lanes
+    if "avx2" in machine.peaks:  # with additions, at most as fast; half as many products fit a register
+        assert machine.with_sums and 0.1 * machine.peaks["avx2"] < machine.with_sums < 0.6 * machine.peaks["avx2"]
 
 
 def test_ratios_to_peers() -> None:
