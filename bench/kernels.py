@@ -51,7 +51,7 @@ def works(kernel: Kernel, seed: int) -> list[Work]:
     made: list[Work]
     if kernel.layout:
         made = [Tile.random(kernel, steps, rng) for steps in STEPS[kernel.layout]]
-    elif kernel.operation == "gemm_requantize":
+    elif kernel.operation.startswith("gemm_"):
         made = [Pair(kernel, steps, rng) for steps in STEPS["quads32"]]
     elif kernel.operation == "depthwise":
         made = [Window(kernel, channels, rng) for channels in CHANNELS]
@@ -243,7 +243,7 @@ def _numba_window(
 
 
 class Pair:
-    """One call of a kernel that requantizes what it multiplies: ROWS[0] rows by the columns of two panels, to uint8."""
+    """One call of a kernel that finishes what it multiplies, to uint8 or int32: ROWS[0] rows by columns of two panels."""
 
     def __init__(self, kernel: Kernel, steps: int, rng: np.random.Generator) -> None:
         from pyq._core import ffi
@@ -253,15 +253,18 @@ class Pair:
         x = rng.integers(0, 256, (rows, steps, 4), np.uint8)
         w = rng.integers(-128, 128, (steps, 4, columns), np.int16)
         epilogue = _random_epilogue(columns, rng)
+        if kernel.operation == "gemm_sums":
+            epilogue = Epilogue(np.dtype(np.int32), epilogue.bias)
         sums = np.einsum("rsk,skc->rc", x.astype(np.int32), w.astype(np.int32))
         self.expected = backend("reference").requantize(sums, epilogue)
-        self.out = np.empty((rows, columns), np.uint8)
+        self.out = np.empty((rows, columns), epilogue.dtype)
         prepared, offsets = _prepared(epilogue, columns), np.arange(0, 4 * steps, 4, dtype=np.int32)
         panels = _panel("quads32", w).view(np.int8)
         places = ffi.from_buffer("int32_t[]", offsets), ffi.from_buffer("int8_t[]", panels)
         pair = ffi.new("pyq_panels *", (prepared.c, *places, steps, 0, columns, columns))
         starts = ffi.new("uint8_t *[]", [ffi.cast("uint8_t *", x[r].ctypes.data) for r in range(rows)])
-        target, function = ffi.from_buffer(self.out, require_writable=True), _c_row(kernel.name).panels
+        target = ffi.from_buffer("uint8_t[]", self.out, require_writable=True)
+        function = _c_row(kernel.name).panels
 
         def call(owners: object = (x, prepared, places)) -> None:  # neither struct nor addresses keep these alive
             function(pair, starts, rows, 0, target)

@@ -26,7 +26,7 @@ typedef struct {
     const pyq_weights *weights;
     const pyq_epilogue *epilogue;
     const uint8_t *residual; /* or NULL */
-    pyq_panels_fn requantized; /* or NULL */
+    pyq_panels_fn finished; /* or NULL */
     uint8_t *out;
     int64_t columns, row_count, group, tile_rows, rows_per_task, row_blocks, segments_per_task, segment_blocks;
     int rows_first; /* whether tasks that follow each other are of one block of rows, or else of one run of panels */
@@ -179,19 +179,20 @@ static void run_row(const nest *t, const panels *p, block *b, int32_t *sums, int
     }
 }
 
-/* Whether a kernel requantizes what it multiplies. Not a few rows of large weights, of which other kernels take more at
+/* Whether a kernel finishes what it multiplies. Not a few rows of large weights, of which other kernels take more at
  * once: 8x4096x4096 is 1.17 times as fast that way. */
 static int at_once(const nest *t, const panels *p) {
     if (t->first_tile && t->row_count <= PYQ_MAX_MR) return 0;
-    return t->requantized && p->first->layout == PYQ_QUADS32 && p->end == p->first + 1 && p->columns > PYQ_NR / 2;
+    return t->finished && p->first->layout == PYQ_QUADS32 && p->end == p->first + 1 && p->columns > PYQ_NR / 2;
 }
 
-static void run_requantized(const nest *t, const panels *p, const block *b) {
+static void run_finished(const nest *t, const panels *p, const block *b) {
     const pyq_segment *s = p->first;
     const int8_t *weights = (const int8_t *)t->weights->data + s->data;
     const pyq_panels at = {t->epilogue, t->weights->offsets + s->order, weights,   s->steps,
                            s->column,   p->columns,                     t->columns};
-    t->requantized(&at, b->bytes, b->count, t->first_tile, t->out + b->first * t->columns + s->column);
+    uint8_t *out = t->out + (b->first * t->columns + s->column) * t->element_size;
+    t->finished(&at, b->bytes, b->count, t->first_tile, out);
 }
 
 /* Sums that nothing is done to are made where the output lies; those of several segments meet in the tile, where none of
@@ -275,7 +276,7 @@ static void run_task(void *context, int64_t task) {
         const panels p = panels_from(t, i, last);
         if (p.first->row_offset != b.row_offset) set_addresses(&b, t->rows, p.first->row_offset);
         if (at_once(t, &p))
-            run_requantized(t, &p, &b);
+            run_finished(t, &p, &b);
         else
             run_panels(t, store, &p, &b);
         i = p.end - w->segments + p.count - 1;
@@ -350,7 +351,7 @@ void pyq_gemm(const pyq_rows *rows, const pyq_weights *weights, const pyq_epilog
     t.row_count = rows->images * rows->size[0] * rows->size[1] * rows->size[2];
     if (t.row_count == 0 || weights->segment_count == 0) return;
     t.element_size = epilogue->type == PYQ_OUT_QUANTIZED ? 1 : 4;
-    if (t.row_count > 1) t.requantized = pyq_select_panels(epilogue);
+    if (t.row_count > 1) t.finished = pyq_select_panels(epilogue);
     choose_tasks(&t);
     t.segment_blocks = (weights->segment_count + t.segments_per_task - 1) / t.segments_per_task;
     pyq_parallel(run_task, &t, t.row_blocks * t.segment_blocks);

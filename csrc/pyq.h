@@ -39,7 +39,7 @@ enum {
 
 enum { PYQ_ISA_SCALAR, PYQ_ISA_AVX2, PYQ_ISA_AVX512VNNI, PYQ_ISAS };
 enum { PYQ_OUT_INT32, PYQ_OUT_FLOAT32, PYQ_OUT_QUANTIZED };
-enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE, PYQ_GEMM_REQUANTIZE };
+enum { PYQ_GEMM, PYQ_DEPTHWISE, PYQ_REQUANTIZE, PYQ_GEMM_REQUANTIZE, PYQ_GEMM_SUMS };
 
 /* Segments of one panel follow each other and have the same column: their sums add up. */
 typedef struct {
@@ -107,9 +107,9 @@ typedef void (*pyq_gemm_fn)(int32_t *tile, const uint8_t *const *rows, const int
 typedef void (*pyq_epilogue_fn)(const int32_t *tile, int64_t rows, const pyq_epilogue *e, int64_t column,
                                 const uint8_t *residual, void *out, int64_t stride);
 
-/* One panel, or two, of one segment of QUADS32 each, whose products are requantized without a tile between. */
+/* One panel, or two, of one segment of QUADS32 each, whose products are finished without a tile between. */
 typedef struct {
-    const pyq_epilogue *epilogue; /* quantized, without a sum; with a table only where pyq_use_vbmi */
+    const pyq_epilogue *epilogue; /* without a sum; with a table only where pyq_use_vbmi */
     const int32_t *offsets;
     const int8_t *weights; /* of the first panel; those of the second follow */
     int64_t steps, column, columns, stride; /* as for pyq_epilogue_fn; columns that exist: of two panels 17 to 32 */

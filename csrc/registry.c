@@ -14,7 +14,7 @@
 #define WINDOW(name, isa, kernel, stride, mr) \
     void pyq_##name(const pyq_taps *, const uint8_t *const *, int64_t, void *);
 #define QUAD_WINDOW WINDOW
-#define PANELS(name, isa, mr, nr) \
+#define PANELS(operation, name, isa, mr, nr) \
     void pyq_##name(const pyq_panels *, const uint8_t *const *, int64_t, int64_t, uint8_t *);
 #include "kernels.def"
 #undef KERNEL
@@ -32,8 +32,8 @@ const pyq_kernel pyq_kernels[] = {
     {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, 0, NULL, NULL, pyq_##name, NULL},
 #define QUAD_WINDOW(name, isa, kernel, stride, mr) \
     {#name, PYQ_DEPTHWISE, PYQ_ISA_##isa, -1, mr, 16, 1, kernel, stride, 1, NULL, NULL, pyq_##name, NULL},
-#define PANELS(name, isa, mr, nr) \
-    {#name, PYQ_GEMM_REQUANTIZE, PYQ_ISA_##isa, -1, mr, nr, 1, 0, 0, 0, NULL, NULL, NULL, pyq_##name},
+#define PANELS(operation, name, isa, mr, nr) \
+    {#name, PYQ_##operation, PYQ_ISA_##isa, -1, mr, nr, 1, 0, 0, 0, NULL, NULL, NULL, pyq_##name},
 #include "kernels.def"
 };
 
@@ -77,7 +77,7 @@ enum { NARROW, FULL, PAIR, WIDTHS }; /* at most half the columns of a panel, all
 /* best[layout][width][rows]: the kernel to use when `rows` rows are left. Rebuilt by pyq_set_isa, read without a lock. */
 static const pyq_kernel *best[PYQ_LAYOUTS][WIDTHS][PYQ_MAX_MR + 1];
 static pyq_epilogue_fn best_epilogue;
-static pyq_panels_fn best_panels;
+static pyq_panels_fn best_panels[2]; /* whether they quantize */
 static const pyq_kernel *best_window[2][MAX_KERNEL + 1][MAX_STRIDE + 1][PYQ_WINDOW + 1]; /* of quads: [1] */
 static int32_t detected, current;
 static int has_vbmi;
@@ -117,12 +117,12 @@ int32_t pyq_set_isa(int32_t isa) {
     current = isa < detected ? isa : detected;
     memset(best, 0, sizeof best);
     memset(best_window, 0, sizeof best_window);
-    best_panels = NULL;
+    memset(best_panels, 0, sizeof best_panels);
     for (int32_t i = 0; i < pyq_kernel_count(); i++) {
         const pyq_kernel *k = &pyq_kernels[i];
         if (k->isa > current || !pyq_can_run(k)) continue;
         if (k->epilogue) best_epilogue = k->epilogue; /* the rows are in the order of the instruction sets */
-        if (k->panels) best_panels = k->panels;
+        if (k->panels) best_panels[k->operation == PYQ_GEMM_REQUANTIZE] = k->panels;
         if (k->window) offer_window(k);
         if (k->gemm) offer_tile(k);
     }
@@ -142,7 +142,7 @@ pyq_epilogue_fn pyq_select_epilogue(const pyq_epilogue *e) {
 }
 
 pyq_panels_fn pyq_select_panels(const pyq_epilogue *e) {
-    return e->type == PYQ_OUT_QUANTIZED && !e->sum && (!e->table || pyq_use_vbmi()) ? best_panels : NULL;
+    return e->sum || (e->table && !pyq_use_vbmi()) ? NULL : best_panels[e->type == PYQ_OUT_QUANTIZED];
 }
 
 const pyq_kernel *pyq_select_window(int64_t kernel, int64_t stride, int64_t pixels, int32_t quads) {

@@ -40,6 +40,7 @@ SOURCES = [
     "csrc/x86/avx512_narrow.c",
     "csrc/x86/avx512_pack.c",
     "csrc/x86/avx512_requantized.c",
+    "csrc/x86/avx512_sums.c",
     "csrc/x86/avx512_window.c",
 ]
 # No contraction: an FMA rounds once where the numerics ask for two roundings. No traps: nobody reads the exception

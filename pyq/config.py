@@ -11,15 +11,15 @@ import numpy as np
 from pyq.backends import ISA_NAMES, available_backends, current_backend
 from pyq.panels import LAYOUT_NAMES
 
-OPERATION_NAMES = ("gemm", "depthwise", "requantize", "gemm_requantize")
+OPERATION_NAMES = ("gemm", "depthwise", "requantize", "gemm_requantize", "gemm_sums")
 
 
 class Kernel(NamedTuple):
     """One row of the registry (csrc/kernels.def, or its twin in kernels/).
 
-    name, operation ("gemm", "depthwise", "requantize", or the first and the last at once: "gemm_requantize"), backend
-    ("c" or "numba"), isa; layout of its weights ("" where there is but one, or none); mr x nr the tile; p how many
-    quads share one 16-bit sum; runnable whether this CPU can run it.
+    name, operation ("gemm", "depthwise", "requantize", or the first and the last at once: "gemm_requantize", and
+    "gemm_sums" for int32 and float32), backend ("c" or "numba"), isa; layout of its weights ("" where there is but one,
+    or none); mr x nr the tile; p how many quads share one 16-bit sum; runnable whether this CPU can run it.
     """
 
     name: str

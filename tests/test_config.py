@@ -66,7 +66,7 @@ def test_the_kernels_shown_belong_to_the_backend(name: str) -> None:
 
 def test_kernel_records_are_complete() -> None:
     for k in pyq.kernels_available():
-        assert k.operation in ("gemm", "depthwise", "requantize", "gemm_requantize")
+        assert k.operation in ("gemm", "depthwise", "requantize", "gemm_requantize", "gemm_sums")
         assert k.backend in ("c", "numba")
         assert k.isa in k.name or k.operation == "requantize"
         if k.layout:

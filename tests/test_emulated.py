@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_depthwise
-import test_gemm_requantize
+import test_gemm_epilogue
 from exact import assert_same, full_range, wrapped
 from guarded import guarded
 from test_kernels import C_ROWS, NR, Case, columns, exact_sums, random_case, run, with_panels_below, with_rows_apart
@@ -34,7 +34,7 @@ from emulator import AVX512_STATE, AVX_STATE, INVALID_OPCODE, PAGE_FAULT, SSE_ST
 ICE_LAKE, SKYLAKE_X, HASWELL = "corei7_icelake_u", "corei7_skylake_x", "corei7_haswell_4770"  # the second: no VNNI
 ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and k.layout]
 OTHERS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx512vnni") and not k.layout]
-WINDOWS, PAIRS = ([k for k in OTHERS if k.operation == operation] for operation in ("depthwise", "gemm_requantize"))
+WINDOWS, PAIRS = ([k for k in OTHERS if k.operation.startswith(start)] for start in ("depthwise", "gemm_"))
 AVX2_ROWS = [k for k in pyq.kernels_available() if (k.backend, k.isa) == ("c", "avx2") and k.layout]
 every_row = pytest.mark.parametrize("kernel", ROWS, ids=lambda k: k.name)
 
@@ -132,9 +132,9 @@ def test_windows_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
 
 
 def pairs_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AVX512_STATE, **how: str) -> None:
-    """Check what a kernel that requantizes its products computes on that CPU; see `run` of test_gemm_requantize.py."""
+    """Check what a kernel that finishes its products computes on that CPU; see `run` of test_gemm_epilogue.py."""
 
-    def call(kernel: Kernel, pointers: test_gemm_requantize.Pointers, epilogue: Any, arrays: list[np.ndarray]) -> None:
+    def call(kernel: Kernel, pointers: test_gemm_epilogue.Pointers, epilogue: Any, arrays: list[np.ndarray]) -> None:
         pair, rows, flags, out = pointers
         structs = [np.frombuffer(ffi.buffer(struct), np.uint8) for struct in (pair, epilogue)]
         function = int(ffi.cast("uintptr_t", C_ROWS[kernel.name].panels))
@@ -142,17 +142,18 @@ def pairs_of(cpu: Cpu, kernel: Kernel, rng: np.random.Generator, xcr0: int = AVX
 
     rows, steps, columns = (int(rng.integers(*limits)) for limits in ((1, 18), (1, 14), (9, 33)))
     table = how.get("short") == "table" or rng.random() < 0.5
-    test_gemm_requantize.check(kernel, rng, rows, steps, columns, table, call=call, **how)
+    test_gemm_epilogue.check(kernel, rng, rows, steps, columns, table, call=call, **how)
 
 
 @pytest.mark.parametrize("kernel", PAIRS, ids=lambda k: k.name)
-def test_requantized_products_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
+def test_finished_products_are_exact(kernel: Kernel, rng: np.random.Generator) -> None:
     """With every buffer at the end of a page; without its last element it faults."""
+    always_read = ("multiplier", "table") if kernel.operation == "gemm_requantize" else ()
 
     def check(cpu: Cpu) -> None:
         for _ in range(30):
             pairs_of(cpu, kernel, rng, edge="end")
-        for short in ("offsets", "weights", "multiplier", "out", "table"):
+        for short in ("offsets", "weights", "out", *always_read):
             with pytest.raises(Fault) as fault:
                 pairs_of(cpu, kernel, rng, edge="end", short=short)
             assert fault.value.vector == PAGE_FAULT, short

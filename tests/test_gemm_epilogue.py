@@ -1,4 +1,4 @@
-"""Kernels that multiply and requantize at once, called directly: the bits of one after the other."""
+"""Kernels that finish what they multiply, called directly: the bits of a product and an epilogue after it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from pyq._core import ffi, lib
 from pyq.backends import Epilogue
 from pyq.config import Kernel
 
-KERNELS = [k for k in pyq.kernels_available() if k.operation == "gemm_requantize" and k.runnable]
+KERNELS = [k for k in pyq.kernels_available() if k.operation in ("gemm_requantize", "gemm_sums") and k.runnable]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 BUFFERS = ("base", "offsets", "weights", "bias", "multiplier", "out")
-UNTOUCHED = 0x55
+READ = [(k, short) for k in KERNELS for short in (*BUFFERS, *(["offset"] if k.operation == "gemm_sums" else []))]
+UNTOUCHED = 0x55555555
 Pointers = tuple[Any, np.ndarray, int, np.ndarray]  # pyq_pair, addresses of the rows, PYQ_FETCH_AHEAD or 0, output
 
 
@@ -34,7 +35,23 @@ def random_case(rng: np.random.Generator, rows: int, steps: int, columns: int) -
     return Case(base, starts, offsets, rng.integers(-128, 128, (steps, 4, panels * NR)))
 
 
-def random_epilogue(rng: np.random.Generator, columns: int, table: bool) -> Epilogue:
+def random_epilogue(kernel: Kernel, rng: np.random.Generator, columns: int, table: bool) -> Epilogue:
+    """One that the kernel is for, of any type."""
+    bias = None if rng.random() < 0.3 else rng.integers(-(2**20), 2**20, columns).astype(np.int32)
+    return (to_bytes if kernel.operation == "gemm_requantize" else to_words)(rng, bias, columns, table)
+
+
+def to_words(rng: np.random.Generator, bias: np.ndarray | None, columns: int, _table: bool) -> Epilogue:
+    """int32, or float32 with and without an offset and bounds."""
+    if rng.random() < 0.4:
+        return Epilogue(np.dtype(np.int32), bias)
+    offset = rng.normal(size=columns).astype(np.float32) if rng.random() < 0.7 else None
+    low, high = (0.0, float(rng.uniform(0, 20))) if rng.random() < 0.5 else (None, None)
+    multiplier = np.exp2(rng.uniform(-16, -6, columns)).astype(np.float32)
+    return Epilogue(np.dtype(np.float32), bias, multiplier, offset, low=low, high=high)
+
+
+def to_bytes(rng: np.random.Generator, bias: np.ndarray | None, columns: int, table: bool) -> Epilogue:
     """To both types; multipliers below 1 and not; bounds that packing is, and others."""
     dtype = np.dtype(rng.choice(["uint8", "int8"]))
     limits = np.iinfo(dtype)
@@ -43,7 +60,7 @@ def random_epilogue(rng: np.random.Generator, columns: int, table: bool) -> Epil
         low, high = limits.min, limits.max
     return Epilogue(
         dtype,
-        None if rng.random() < 0.3 else rng.integers(-(2**20), 2**20, columns).astype(np.int32),
+        bias,
         np.exp2(rng.uniform(-16, rng.choice([-6, 2]), columns)).astype(np.float32),
         zero_point=int(rng.integers(limits.min, limits.max + 1)),
         low=low,
@@ -80,7 +97,9 @@ def run(
         return guarded(values[:-1] if name == short else values, edge)
 
     stride = columns + 3
-    out = put("out", np.full(len(case.rows) * stride - 3, UNTOUCHED, np.uint8))  # the last row has no columns to spare
+    element = np.dtype(f"u{e.dtype.itemsize}")
+    untouched = np.array(UNTOUCHED).astype(element)
+    out = put("out", np.full(len(case.rows) * stride - 3, untouched))  # the last row has no columns to spare
     base, offsets = put("base", case.base), put("offsets", case.offsets.astype(np.int32))
     weights = put("weights", encoded(QUADS32, case.weights))
     assert out is not None and base is not None and offsets is not None and weights is not None
@@ -91,8 +110,8 @@ def run(
     arrays = [base, offsets, weights, *(array for array in kept[-1].values() if array is not None)]
     pointers = pair, rows, lib.PYQ_FETCH_AHEAD if len(rows) % 2 else 0, out
     call(kernel, pointers) if call is call_c else call(kernel, pointers, epilogue, arrays)
-    whole = np.append(out, np.full(3, UNTOUCHED, np.uint8)).reshape(-1, stride)
-    assert (whole[:, columns:] == UNTOUCHED).all(), "wrote beyond the columns"
+    whole = np.append(out, np.full(3, untouched)).reshape(-1, stride)
+    assert (whole[:, columns:] == untouched).all(), "wrote beyond the columns"
     return whole[:, :columns].view(e.dtype)
 
 
@@ -110,7 +129,7 @@ def check(
     **how: Any,
 ) -> None:
     """The kernel against the numerics, on random data; `how` it is run."""
-    case, e = random_case(rng, rows, steps, columns), random_epilogue(rng, columns, table)
+    case, e = random_case(rng, rows, steps, columns), random_epilogue(kernel, rng, columns, table)
     sums = exact_sums(kernel, case)[:, :columns]
     assert_same(run(kernel, case, e, columns, **how), expected(sums, e), kernel.name)
 
@@ -131,24 +150,27 @@ def test_equals_the_numerics(
     check(kernel, np.random.default_rng(seed), rows, steps, columns, table, edge=edge)
 
 
-@every_kernel
-@pytest.mark.parametrize("short", BUFFERS)
+@pytest.mark.parametrize(("kernel", "short"), READ, ids=lambda value: getattr(value, "name", value))
 @pytest.mark.parametrize("columns", [12, 16, 20, 32])
 def test_the_guard_pages_would_tell(kernel: Kernel, short: str, columns: int, rng: np.random.Generator) -> None:
-    case, e = random_case(rng, 8, 3, columns), random_epilogue(rng, columns, False)
+    case, e = random_case(rng, 8, 3, columns), to_bytes(rng, None, columns, False)
+    if kernel.operation == "gemm_sums":
+        e = Epilogue(np.dtype(np.float32), None, e.multiplier, np.zeros(columns, np.float32))
     case = Case(case.base, np.full(8, len(case.base) - 4 - case.offsets.max()), case.offsets, case.weights)
     e = Epilogue(e.dtype, np.zeros(columns, np.int32), e.multiplier, e.offset, e.zero_point, e.low, e.high)
     assert fatal_signal(lambda: run(kernel, case, e, columns, "end", short)) == signal.SIGSEGV
 
 
 def test_the_choice() -> None:
-    """Where there is such a kernel, for bytes without a sum; with a table if bytes can be looked up fast."""
-    chosen = C_ROWS[KERNELS[-1].name].panels if KERNELS else ffi.NULL
+    """Where there is such a kernel: all without a residual; with a table if bytes can be looked up fast."""
+    made = {kernel.operation: C_ROWS[kernel.name].panels for kernel in KERNELS}
+    chosen, sums = made.get("gemm_requantize", ffi.NULL), made.get("gemm_sums", ffi.NULL)
     e = ffi.new("pyq_epilogue *", {"type": lib.PYQ_OUT_QUANTIZED})
     assert lib.pyq_select_panels(e) == chosen
     e.table = table = ffi.new("uint8_t[256]")
     assert lib.pyq_select_panels(e) == (chosen if lib.pyq_use_vbmi() else ffi.NULL) and table
     e.table, e.sum = ffi.NULL, (total := ffi.new("pyq_sum *"))
     assert lib.pyq_select_panels(e) == ffi.NULL and total
-    e.sum, e.type = ffi.NULL, lib.PYQ_OUT_FLOAT32
-    assert lib.pyq_select_panels(e) == ffi.NULL
+    for kind in (lib.PYQ_OUT_FLOAT32, lib.PYQ_OUT_INT32):
+        e.sum, e.type = ffi.NULL, kind
+        assert lib.pyq_select_panels(e) == sums
