@@ -238,12 +238,12 @@ def _numba_window(
     [row] = [number for number, row in enumerate(WINDOWS) if f"numba_{window_name(row)}" == kernel.name]
     channels = out.shape[1]
     prepared = NumbaBackend().prepare(epilogue, lower_epilogue(epilogue, channels), channels)
-    taps, target = weights.reshape(-1), out.reshape(-1)
+    taps, target = weights.reshape(-1).view(np.int16), out.reshape(-1)
     return lambda: window(row, pixels, taps, channels, channels, prepared, target)
 
 
 class Pair:
-    """One call of a kernel that finishes what it multiplies, to uint8 or int32: ROWS[0] rows by columns of two panels."""
+    """One call of a kernel that finishes what it multiplies, to uint8 or int32: ROWS[0] rows by two panels."""
 
     def __init__(self, kernel: Kernel, steps: int, rng: np.random.Generator) -> None:
         from pyq._core import ffi

@@ -18,6 +18,7 @@ from pyq.panels import NR
 
 from . import depthwise, gemm
 from .epilogue import Epilogue
+from .host import permutes_bytes
 from .rows import Activations
 
 _NO_BYTES = np.empty(0, np.uint8)
@@ -52,13 +53,16 @@ def depthwise_layer(
     """By `depthwise.depthwise`, of images like x, padded with `zero`."""
     unpadded = place._replace(begin=(0, 0, 0), end=(0, 0, 0))
     activations = Activations.of(x, w, unpadded, zero, exact=True)
-    side, channels, flat = w.kernel_shape[2], x.shape[-1], taps.reshape(-1)
+    quads = w.cached("window_quads", lambda: windows.window_quads(w)) if permutes_bytes(isa) else None
+    flat = (taps if quads is None else quads).reshape(-1).view(np.int16)
+    side, channels, kind = w.kernel_shape[2], x.shape[-1], int(quads is not None)
     zeros, image = np.full(channels, zero, np.uint8), (*place.size[1:], channels)
     moves = place.begin[1:], place.stride[1:], place.dilation[1:], place.out_size[1:]
 
     def call(x: NDArray[Any], w: PackedWeight, out: NDArray[Any], residual: NDArray[Any] | None) -> None:
         images, _ = activations.read(x, w)
         pixels = np.empty(side * windows.PITCH, np.int64)
-        depthwise.depthwise(isa, side, images, zeros, (len(x), *image), *moves, pixels, flat, epilogue, as_bytes(out))
+        size = len(x), *image
+        depthwise.depthwise(isa, kind, side, images, zeros, size, *moves, pixels, flat, epilogue, as_bytes(out))
 
     return call

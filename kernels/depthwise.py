@@ -25,14 +25,16 @@ RUN = 32
 
 CHOICE = np.array(
     [
-        [
-            [[best_window(isa, side, stride, left) for left in range(1, MAX_WINDOW + 1)] for stride in windows.STRIDES]
-            for side in windows.KERNELS
-        ]
+        best_window(isa, side, stride, left, quads)
+        for quads in (False, True)
         for isa in ISAS
+        for side in windows.KERNELS
+        for stride in windows.STRIDES
+        for left in range(1, MAX_WINDOW + 1)
     ]
-)
-"""Number in `WINDOWS` of the next tile: by instruction set, kernel, stride, and output pixels left (less 1)."""
+).reshape(2, len(ISAS), len(windows.KERNELS), len(windows.STRIDES), MAX_WINDOW)
+"""Number in `WINDOWS` of the next tile: by kind of weights (pairs, quads), instruction set, kernel, stride, and output
+pixels left (less 1)."""
 
 HEIGHTS = np.array([row.mr for row in WINDOWS])
 
@@ -58,8 +60,8 @@ def window(
     """Fill the first [mr, channels] of out, lines `apart` elements apart, by number `row` of `registry.WINDOWS`.
 
     pixels: the addresses of the input pixels, each `channels` bytes; number i of line r at [r * PITCH + i]. weights: of
-    `windows.window_weights`. The epilogue's table and residual are ignored. Nothing is checked. Compiled when first
-    called: `depthwise` has the microkernels in line.
+    `windows.window_weights`, or, as int16, of `windows.window_quads`. The epilogue's table and residual are ignored.
+    Nothing is checked. Compiled when first called: `depthwise` has the microkernels in line.
     """
     _window(row, pixels, weights, channels, apart, epilogue, out)
 
@@ -94,8 +96,7 @@ def _gather(
 
 @jit(
     types.void(
-        types.int64,
-        types.int64,
+        *(types.int64,) * 3,
         array(types.uint8),
         array(types.uint8),
         types.UniTuple(types.int64, 4),
@@ -108,6 +109,7 @@ def _gather(
 )
 def depthwise(
     isa: int,
+    quads: int,
     side: int,
     images: Bytes,
     zeros: Bytes,
@@ -123,9 +125,10 @@ def depthwise(
 ) -> None:
     """Fill out [N, *out_size, C] from images [N, H, W, C], whose shape is `size`: shifted to uint8.
 
-    zeros: C bytes of the shifted zero point; begin: pads; pixels: room for `side` lines of addresses.
+    quads: whether the weights are. zeros: C bytes of the shifted zero point; begin: pads; pixels: room for `side` lines
+    of addresses.
     """
-    choice = CHOICE[isa, (side - windows.KERNELS[0]) // 2, stride[1] - 1]
+    choice = CHOICE[quads, isa, (side - windows.KERNELS[0]) // 2, stride[1] - 1]
     pixel = size[3] * (1 if epilogue[0] == QUANTIZED else 4)
     first, none, apart = images.ctypes.data, zeros.ctypes.data, dilation[1]
     line_bytes = out_size[1] * pixel

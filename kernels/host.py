@@ -35,6 +35,9 @@ FEATURES: tuple[set[str], ...] = (
 )
 """What LLVM calls those that a target needs."""
 
+VBMI = "+avx512vbmi"
+"""Of some CPUs with AVX-512 VNNI: bytes are permuted in one instruction."""
+
 
 def _can_cache() -> bool:
     """Whether Numba finds a folder for its cache: a read-only installation without a home directory has none."""
@@ -70,10 +73,20 @@ def array(dtype: Any, ndim: int = 1) -> Any:
 
 
 @cache
+def _features() -> frozenset[str]:
+    _triple, _cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return frozenset(features.split(","))
+
+
+@cache
 def available_isas() -> tuple[int, ...]:
     """Instruction sets that compiled kernels may use here."""
-    _triple, _cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return tuple(isa for isa in ISAS if FEATURES[isa] <= set(features.split(",")))
+    return tuple(isa for isa in ISAS if FEATURES[isa] <= _features())
+
+
+def permutes_bytes(isa: int) -> bool:
+    """Whether kernels for an instruction set may use AVX512-VBMI."""
+    return isa == AVX512VNNI and isa in available_isas() and VBMI in _features()
 
 
 def default_isa() -> int:

@@ -50,10 +50,12 @@ def assemble(
     written = [f"=&{REGISTERS[vector]}"] * len(outputs)
     read = [REGISTERS.get(value.type, "r") for value in arguments[len(changed) :]]
     constraints = ",".join([*written, *map(str, range(len(changed))), *read, "~{memory}"])
-    kind = ir.FunctionType(ir.LiteralStructType([vector] * len(outputs)), [value.type for value in arguments])
+    several = len(outputs) > 1  # LLVM has no structures of one
+    returned = ir.LiteralStructType([vector] * len(outputs)) if several else vector
+    kind = ir.FunctionType(returned, [value.type for value in arguments])
     assembly = ir.InlineAsm(kind, text.format(**numbers).strip(), constraints, side_effect=True)
     after = builder.call(assembly, arguments)
-    return [builder.extract_value(after, i) for i in range(len(results))]
+    return [builder.extract_value(after, i) for i in range(len(results))] if several else [after]
 
 
 def load(builder: Builder, pointer: Value, kind: ir.Type, index: int = 0) -> Value:

@@ -8,7 +8,7 @@ from pyq import windows
 from pyq.backends import ISA_NAMES
 from pyq.panels import GROUP_SIZE, LAYOUT_NAMES, NR, PAIRS8W, PAIRS16, QUADS8, QUADS8P2, QUADS8P4, QUADS32, TAPS16
 
-from .host import AVX2, AVX512VNNI, ISAS, SCALAR, available_isas
+from .host import AVX2, AVX512VNNI, ISAS, SCALAR, available_isas, permutes_bytes
 
 HEIGHTS: dict[tuple[int, int], tuple[int, ...]] = {
     **{(SCALAR, layout): (1,) for layout in range(len(LAYOUT_NAMES))},
@@ -77,12 +77,21 @@ def best_tile(isa: int, layout: int, columns: int, left: int) -> int:
 
 
 class Window(NamedTuple):
-    """A depthwise microkernel: side of the kernel, stride along a line (0: any), output pixels of a tile."""
+    """A depthwise microkernel: side of the kernel, stride along a line (0: any), output pixels of a tile.
+
+    quads: for weights that are bytes, of which four taps are taken together, with AVX512-VBMI.
+    """
 
     isa: int
     side: int
     stride: int
     mr: int
+    quads: bool = False
+
+    @property
+    def runnable(self) -> bool:
+        """Whether it may be compiled here."""
+        return permutes_bytes(self.isa) if self.quads else self.isa in available_isas()
 
 
 MAX_WINDOW = 4
@@ -90,9 +99,10 @@ MAX_WINDOW = 4
 
 WINDOWS = [
     *(Window(isa, side, 0, 1) for isa in ISAS for side in windows.KERNELS),
+    *(Window(AVX512VNNI, side, 0, 1, quads=True) for side in windows.KERNELS),
     *(
-        Window(isa, side, stride, mr)
-        for isa in (AVX2, AVX512VNNI)
+        Window(isa, side, stride, mr, quads)
+        for isa, quads in ((AVX2, False), (AVX512VNNI, False), (AVX512VNNI, True))
         for side in windows.KERNELS
         for stride in windows.STRIDES
         for mr in range(2, MAX_WINDOW + 1)
@@ -100,26 +110,29 @@ WINDOWS = [
 ]
 
 
-def best_window(isa: int, side: int, stride: int, left: int) -> int:
+def best_window(isa: int, side: int, stride: int, left: int, quads: bool = False) -> int:
     """The number in `WINDOWS` of the tallest tile that fits, where `left` output pixels are left; as `best_tile`."""
     fitting = [
         (window.isa, window.mr, number)
         for number, window in enumerate(WINDOWS)
-        if window.isa in available_isas()[: isa + 1]
-        and window.side == side
+        if window.isa <= isa
+        and window.runnable
+        and (window.side, window.quads) == (side, quads)
         and window.stride in (0, stride)
         and window.mr <= left
     ]
-    return max(fitting)[-1]
+    return max(fitting)[-1] if fitting else -1
 
 
 def window_name(window: Window) -> str:
     """What csrc/kernels.def calls its twin."""
-    stride = f"s{window.stride}" if window.stride else ""
-    return f"{ISA_NAMES[window.isa]}_window{window.side}{stride}_{window.mr}x{NR}"
+    stride, quads = f"s{window.stride}" if window.stride else "", "quads_" if window.quads else ""
+    return f"{ISA_NAMES[window.isa]}_{quads}window{window.side}{stride}_{window.mr}x{NR}"
 
 
-def _record(operation: str, name: str, isa: int, layout: str, mr: int, nr: int, p: int) -> dict[str, Any]:
+def _record(
+    operation: str, name: str, isa: int, layout: str, mr: int, nr: int, p: int, runnable: bool
+) -> dict[str, Any]:
     return {
         "name": f"numba_{name}",
         "operation": operation,
@@ -129,7 +142,7 @@ def _record(operation: str, name: str, isa: int, layout: str, mr: int, nr: int, 
         "mr": mr,
         "nr": nr,
         "p": p,
-        "runnable": isa in available_isas(),
+        "runnable": runnable,
     }
 
 
@@ -142,10 +155,9 @@ def kernels() -> list[dict[str, Any]]:
     records = []
     for isa, layout, mr, nr in MICROKERNELS:
         operation = "depthwise" if layout == TAPS16 else "gemm"
-        name = LAYOUT_NAMES[layout]
-        records.append(
-            _record(operation, f"{ISA_NAMES[isa]}_{name}_{mr}x{nr}", isa, name, mr, nr, GROUP_SIZE.get(layout, 1))
-        )
+        name, p, runnable = LAYOUT_NAMES[layout], GROUP_SIZE.get(layout, 1), isa in available_isas()
+        records.append(_record(operation, f"{ISA_NAMES[isa]}_{name}_{mr}x{nr}", isa, name, mr, nr, p, runnable))
     for window in WINDOWS:
-        records.append(_record("depthwise", window_name(window), window.isa, "", window.mr, NR, 1))
-    return [*records, _record("requantize", "requantize", SCALAR, "", 0, NR, 0)]
+        name = window_name(window)
+        records.append(_record("depthwise", name, window.isa, "", window.mr, NR, 1, window.runnable))
+    return [*records, _record("requantize", "requantize", SCALAR, "", 0, NR, 0, True)]

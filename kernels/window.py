@@ -11,6 +11,9 @@ For four pixels of 3x3 at stride 1 these are, a pixel, 49 vector operations for 
 12 products a cycle; of 5x5, 17; of 7x7, 20. With VNNI there are 10 (26, 50) less. Without AVX2, vectors of 16 sums in
 32 bits, of which LLVM makes what the target has.
 
+With AVX512-VBMI, where weights are bytes, four taps meet, those of csrc/x86/avx512_window.c: for each four input pixels
+vmovdqu, 3 vinserti32x4 and vpermb, and for each output pixel under them one vpdpbusd.
+
 Exact: [0, 255] * [-255, 255]; a pair sums to at most 2 * 255 * 255 in 32 bits. Sums wrap modulo 2^32.
 """
 
@@ -24,18 +27,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from pyq.panels import NR
-from pyq.windows import PITCH, tap_pairs
+from pyq.windows import PITCH, tap_pairs, tap_quads
 
 from .epilogue import COLUMNS, FLOAT32, INT32, QUANTIZED, Columns, Limits, finish_vector
-from .host import AVX2, AVX512VNNI, SCALAR, available_isas
+from .host import AVX2, AVX512VNNI, SCALAR
 from .llvm import I8, I8X16, I16, I32, I32X16, I64, Builder, Value, assemble, load, store
 from .registry import WINDOWS, Window, window_name
 
 FLOAT = ir.FloatType()
 I16X32 = ir.VectorType(I16, 2 * NR)
 
-PAIR_BYTES = 4 * NR
-"""Of the weights of two taps."""
+SET_BYTES = 4 * NR
+"""Of the weights that are multiplied together: two of 16 bits for each channel, or four of eight."""
 
 
 class Step(NamedTuple):
@@ -43,6 +46,13 @@ class Step(NamedTuple):
 
     first: tuple[int, int]
     second: tuple[int, int]
+    products: list[tuple[int, int]]
+
+
+class QuadStep(NamedTuple):
+    """Up to four input pixels, (line, column) each, and the products as in `Step`."""
+
+    pixels: list[tuple[int, int]]
     products: list[tuple[int, int]]
 
 
@@ -94,6 +104,38 @@ FUSED = """
 ADDING = {AVX2: MULTIPLY_ADD, AVX512VNNI: FUSED}
 
 
+def quad_steps(side: int, stride: int, mr: int) -> list[QuadStep]:
+    """The same for weights that are bytes: lines by fours; the fifth of 5x5 in quads that begin at every fourth column.
+
+    >>> [len(step.pixels) for step in quad_steps(5, 1, 1)]
+    [4, 4, 4, 4, 4, 4, 1]
+    """
+    width, found, number = (mr - 1) * stride + side, [], 0
+    for line in range(0, side - 1, 4):
+        for i in range(width):
+            taps = [(p, i - p * stride) for p in range(mr)]
+            products = [(p, number + k) for p, k in taps if 0 <= k < side]
+            found.append(QuadStep([(r, i) for r in range(line, min(line + 4, side))], products))
+        number += side
+    for i in range(0, width if side % 4 == 1 else 0, 4):
+        taps = [(p, i // 4 - p * stride // 4) for p in range(mr)]
+        products = [(p, number + p * stride % 4 * 2 + k) for p, k in taps if 0 <= k < 2]
+        found.append(QuadStep([(side - 1, column) for column in range(i, min(i + 4, width))], products))
+    return found
+
+
+MEET = [
+    "vmovdqu ({pixel0},{channel}), {quads:x}",
+    *(f"vinserti32x4 $${i}, ({{pixel{i}}},{{channel}}), {{quads}}, {{quads}}" for i in range(1, 4)),
+]
+PERMUTE = "vpermb {quads}, {order}, {quads}"
+
+ORDER = [16 * pixel + channel for channel in range(16) for pixel in range(4)]
+"""For vpermb: what makes quads of the channels of four pixels."""
+
+MULTIPLY_ADD_QUAD = "vpdpbusd {number}({{weights}}), {{quads}}, {{acc}}"
+
+
 class Panel(NamedTuple):
     """What the sums of a panel need: i64* addresses of pixels, i64 first channel, i8* weights."""
 
@@ -115,12 +157,27 @@ def _simd_sums(builder: Builder, window: Window, panel: Panel) -> list[Value]:
         pixels = {"first": panel.pixel(builder, step.first), "second": panel.pixel(builder, step.second)}
         low, high = assemble(builder, INTERLEAVE, {}, inputs | pixels, ("low", "high"))
         for p, number in step.products:
-            text = (ADDING[window.isa] if sums[p] else MULTIPLY).format(number=number * PAIR_BYTES)
+            text = (ADDING[window.isa] if sums[p] else MULTIPLY).format(number=number * SET_BYTES)
             made = () if sums[p] else ("left", "right")
             after = assemble(builder, text, sums[p], {**inputs, "low": low, "high": high}, made)
             sums[p] = dict(zip(("left", "right"), after, strict=True))
     whole = ir.Constant(I32X16, list(range(NR)))
     return [builder.shuffle_vector(halves["left"], halves["right"], whole) for halves in sums]
+
+
+def _quad_sums(builder: Builder, window: Window, panel: Panel) -> list[Value]:
+    """The sums of each output pixel, 16 x int32."""
+    order = cgutils.global_constant(builder, "order", ir.Constant(ir.ArrayType(I8, len(ORDER)), ORDER))
+    inputs = {"channel": panel.channel, "weights": panel.weights, "order": load(builder, order, I32X16)}
+    sums = [ir.Constant(I32X16, [0] * NR)] * window.mr
+    for step in quad_steps(window.side, window.stride, window.mr):
+        pixels = {f"pixel{i}": panel.pixel(builder, place) for i, place in enumerate(step.pixels)}
+        meet = "\n".join([*MEET[: len(pixels)], PERMUTE])
+        [quads] = assemble(builder, meet, {}, inputs | pixels, ("quads",), I32X16)
+        for p, number in step.products:
+            text = MULTIPLY_ADD_QUAD.format(number=number * SET_BYTES)
+            [sums[p]] = assemble(builder, text, {"acc": sums[p]}, {**inputs, "quads": quads}, vector=I32X16)
+    return sums
 
 
 def _plain_sums(builder: Builder, window: Window, panel: Panel) -> list[Value]:
@@ -158,12 +215,13 @@ def _function(module: ir.Module, window: Window) -> ir.Function:
     function.attributes.add("noinline")
     kind, pixels, weights, channels, apart, bias, multiplier, offset, limits, out = function.args
     builder = ir.IRBuilder(function.append_basic_block())
-    panel_bytes = len(tap_pairs(window.side)) * PAIR_BYTES
+    panel_bytes = len((tap_quads if window.quads else tap_pairs)(window.side)) * SET_BYTES
+    sums_of = _quad_sums if window.quads else _plain_sums if window.isa == SCALAR else _simd_sums
     with cgutils.for_range_slice(builder, I64(0), channels, I64(NR)) as (column, _):
         last = builder.sub(channels, I64(NR))
         channel = builder.select(builder.icmp_signed("<", column, last), column, last)
         start = builder.gep(weights, [builder.mul(column, I64(panel_bytes // NR))])
-        sums = (_plain_sums if window.isa == SCALAR else _simd_sums)(builder, window, Panel(pixels, channel, start))
+        sums = sums_of(builder, window, Panel(pixels, channel, start))
         starts = zip((bias, multiplier, offset), COLUMNS, strict=True)
         columns = Columns(*(load(builder, builder.gep(start, [channel]), vector) for start, vector in starts))
         bounds = Limits(*(builder.load(cgutils.gep_inbounds(builder, limits, 0, i)) for i in range(3)))
@@ -212,7 +270,7 @@ def run(
         end = builder.append_basic_block()
         choice = builder.switch(row, end)
         for number, window in enumerate(WINDOWS):
-            if window.isa in available_isas():
+            if window.runnable:
                 with builder.goto_block(builder.append_basic_block()):
                     choice.add_case(I64(number), builder.block)
                     builder.call(_function(builder.module, window), passed)
