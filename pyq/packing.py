@@ -25,7 +25,7 @@ INT16_MAX = 32767
 FEW_QUADS = 18
 """Quads of a group, at most, for which groups are packed together until they fill a panel: 8 channels, 3x3. There twice
 the products take as long with AVX2 as half the calls save; with VNNI less."""
-LARGE = 1 << 19  # bytes: weights that no second-level cache keeps
+LARGE = 1 << 21  # bytes: weights that no second-level cache keeps
 CACHED = 64  # derived things that one weight keeps: image widths times epilogues
 
 

@@ -87,7 +87,7 @@ def test_one_row_of_large_weights_that_avx2_packed(distribution: str, rng: np.ra
     """Every instruction set runs them; with AVX2's kernels one of them takes several segments, and shorter offsets."""
     before = lib.pyq_get_isa()
     try:
-        for k, n in ((1021, 515), (33, 17_000), (70_000, 9), (2**18 + 1, 3)):
+        for k, n in ((1021, 2051), (33, 70_000), (140_000, 15), (2**18 + 1, 3)):
             b = quantize(getattr(rng, distribution)(size=(k, n)), "int8", axis=1)
             w, a = pack(b, isa="avx2"), full_range(rng, (1, k), "uint8")
             assert (w.quads is None) == (k > 2**18 or w.layouts.isdisjoint(GROUP_SIZE))
