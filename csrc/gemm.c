@@ -156,10 +156,10 @@ static int reads_on(const nest *t, const pyq_segment *s, block *b) {
 
 static int is_wide(const pyq_segment *s) { return s->layout == PYQ_PAIRS16 || s->layout == PYQ_PAIRS8W; }
 
-/* Whether the kernel of QUADS8 computes this segment, and the weights and offsets of the next one continue its own. */
+/* Whether the weights and offsets of the next segment, of bytes as well, continue those of this one. */
 static int goes_on(const pyq_segment *s, const pyq_segment *next) {
     const int64_t bytes = (int64_t)s->steps * 4 * PYQ_NR;
-    return s->layout >= PYQ_QUADS8 && next->data == s->data + bytes && next->order == s->order + s->steps;
+    return next->layout >= PYQ_QUADS8 && next->data == s->data + bytes && next->order == s->order + s->steps;
 }
 
 /* One row waits for memory, so what is read and done beside each line of weights counts: offsets that follow each other
@@ -170,11 +170,13 @@ static void run_row(const nest *t, const panels *p, block *b, int32_t *sums, int
     const int in_quads = w->quads && pyq_get_isa() == PYQ_ISA_AVX2; /* whose kernel knows */
     for (const pyq_segment *s = p->first; s < p->end; how |= PYQ_ADD_TO_TILE) {
         pyq_segment all = *s++;
-        for (; in_quads && s < p->end && goes_on(&all, s); s++) all.steps += s->steps, all.layout = PYQ_QUADS8;
         const void *offsets = w->offsets + all.order;
-        int flags = 0;
-        if (all.layout == PYQ_QUADS32 && reads_on(t, &all, b)) flags = PYQ_READS_ON;
-        if (all.layout == PYQ_QUADS8 && in_quads) flags = PYQ_IN_QUADS, offsets = w->quads + all.order;
+        int flags = all.layout == PYQ_QUADS32 && reads_on(t, &all, b) ? PYQ_READS_ON : 0;
+        if (in_quads && all.layout >= PYQ_QUADS8) {
+            offsets = w->quads + all.order, flags = PYQ_IN_QUADS;
+            for (; s < p->end && goes_on(&all, s); s++) all.steps += s->steps;
+            all.layout = PYQ_QUADS8; /* proves the least of them */
+        }
         const uint8_t *const *rows = is_wide(&all) ? b->words : b->bytes;
         pyq_select(all.layout, p->columns, 1)->gemm(sums, rows, offsets, w->data + all.data, all.steps, how | flags);
     }

@@ -53,7 +53,7 @@ def depthwise_layer(
     """By `depthwise.depthwise`, of images like x, padded with `zero`."""
     unpadded = place._replace(begin=(0, 0, 0), end=(0, 0, 0))
     activations = Activations.of(x, w, unpadded, zero, exact=True)
-    quads = w.cached("window_quads", lambda: windows.window_quads(w)) if permutes_bytes(isa) else None
+    quads = windows.quads_for(w) if permutes_bytes(isa) else None
     flat = (taps if quads is None else quads).reshape(-1).view(np.int16)
     side, channels, kind = w.kernel_shape[2], x.shape[-1], int(quads is not None)
     zeros, image = np.full(channels, zero, np.uint8), (*place.size[1:], channels)

@@ -23,7 +23,7 @@ from pyq.lowering import (
 from pyq.packing import PackedWeight
 from pyq.pool_windows import Windows, fixed_means
 from pyq.qparams import QParams
-from pyq.windows import window_quads
+from pyq.windows import quads_for
 
 OUTPUT_TYPES = {
     np.dtype(np.int32): lib.PYQ_OUT_INT32,
@@ -76,7 +76,7 @@ class CBackend(KernelBackend):
         windowed = taps is not None
         images = (place.size, channels, place.begin, place.end, place.out_size, place.stride, place.dilation)
         counts = (shift, zero, w.amax, windowed or reads_exactly(w, channels), w.kernel_shape[2] if windowed else 0)
-        quads = w.cached("window_quads", lambda: window_quads(w)) if windowed and lib.pyq_use_vbmi() else None
+        quads = quads_for(w) if windowed and lib.pyq_use_vbmi() else None
         windows = _pointer("int16_t[]", taps), _pointer("int8_t[]", quads)
         call = ffi.new("pyq_call *", (weights.c, finish.c, w.columns, *images, *counts, *windows))
         return _product(Struct(call, (weights, finish, taps, quads)))

@@ -79,6 +79,12 @@ def window_weights(w: PackedWeight) -> NDArray[np.int16]:
     return _arranged(_taps(w), tap_pairs(w.shape[-1]))
 
 
+def quads_for(w: PackedWeight) -> NDArray[np.int8] | None:
+    """:func:`window_quads`, kept by ``w``."""
+    quads: NDArray[np.int8] | None = w.cached("window_quads", lambda: window_quads(w))
+    return quads
+
+
 def window_quads(w: PackedWeight) -> NDArray[np.int8] | None:
     """``[panels, quads, NR, 4]`` likewise; None where weights less their zero points are not all int8."""
     taps = _taps(w)

@@ -38,10 +38,10 @@ def random_case(rng: np.random.Generator, rows: int, steps: int, columns: int) -
 def random_epilogue(kernel: Kernel, rng: np.random.Generator, columns: int, table: bool) -> Epilogue:
     """One that the kernel is for, of any type."""
     bias = None if rng.random() < 0.3 else rng.integers(-(2**20), 2**20, columns).astype(np.int32)
-    return (to_bytes if kernel.operation == "gemm_requantize" else to_words)(rng, bias, columns, table)
+    return to_words(rng, bias, columns) if kernel.operation == "gemm_sums" else to_bytes(rng, bias, columns, table)
 
 
-def to_words(rng: np.random.Generator, bias: np.ndarray | None, columns: int, _table: bool) -> Epilogue:
+def to_words(rng: np.random.Generator, bias: np.ndarray | None, columns: int) -> Epilogue:
     """int32, or float32 with and without an offset and bounds."""
     if rng.random() < 0.4:
         return Epilogue(np.dtype(np.int32), bias)

@@ -38,4 +38,13 @@ ALWAYS_INLINE TARGET_AVX512VNNI void quads(__m512i *acc, const uint8_t *const *r
     }
 }
 
+/* The products of `mr` rows and one panel or two; acc as above. */
+ALWAYS_INLINE TARGET_AVX512VNNI void multiply(__m512i *acc, const pyq_panels *p, const uint8_t *const *rows, int64_t how,
+                                              const int mr, const int panels) {
+    const uint8_t *row[2 * PYQ_MAX_MR];
+    UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];
+    UNROLL for (int a = 0; a < panels * mr; a++) acc[a] = _mm512_setzero_si512();
+    quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, mr, panels);
+}
+
 #endif

@@ -29,16 +29,6 @@ typedef struct {
     __mmask32 columns; /* that exist; of one panel, twice */
 } shared;
 
-/* acc[p * mr + r]: row r of panel p; of one panel row p * mr + r. */
-ALWAYS_INLINE TARGET_AVX512VNNI void multiply(__m512i *acc, const pyq_panels *p, const uint8_t *const *rows, int64_t how,
-                                              const int mr, const int panels) {
-    const uint8_t *row[PARTS * ROWS];
-    const int count = PARTS / panels * mr;
-    UNROLL for (int r = 0; r < count; r++) row[r] = rows[r];
-    UNROLL for (int a = 0; a < PARTS * mr; a++) acc[a] = _mm512_setzero_si512();
-    quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, count, panels);
-}
-
 /* Both parts of r: a row of two panels, or rows r and mr + r of one, of which the last need not exist. */
 ALWAYS_INLINE TARGET_AVX512VNNI void store(uint8_t *out, int64_t stride, const shared *s, __m256i bytes, const int r,
                                            const int mr, const int panels, const int whole, int64_t count) {
@@ -62,8 +52,8 @@ ALWAYS_INLINE TARGET_AVX512VNNI void store(uint8_t *out, int64_t stride, const s
 #define DEFINE(name, target, panels, mr, clamped, whole, look_up)                                                    \
     __attribute__((noinline)) target static void name(const shared *s, const uint8_t *const *rows, int64_t count,    \
                                                       int64_t how, uint8_t *out) {                                   \
-        __m512i acc[PARTS * mr];                                                                                     \
-        multiply(acc, s->work, rows, how, mr, panels);                                                               \
+        __m512i acc[PARTS * mr]; /* part p of r: row r of panel p; of one panel row p * mr + r */                    \
+        multiply(acc, s->work, rows, how, PARTS / panels * mr, panels);                                              \
         const constants c = s->constants; /* in registers: what is stored might be a part of *s */                   \
         const int64_t stride = s->work->stride;                                                                      \
         UNROLL for (int r = 0; r < mr; r += 2) {                                                                     \

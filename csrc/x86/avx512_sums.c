@@ -49,13 +49,10 @@ ALWAYS_INLINE TARGET_AVX512VNNI __m512i finished(__m512i acc, const finish *f, c
 /* `mr` rows; their lines of the output arrive meanwhile. whole: all columns exist. */
 ALWAYS_INLINE TARGET_AVX512VNNI void tile(const pyq_panels *p, const finish *f, const uint8_t *const *rows, int64_t how,
                                           int32_t *out, const int mr, const int panels, const int type, const int whole) {
-    const uint8_t *row[SUMS];
     __m512i acc[SUMS];
-    UNROLL for (int r = 0; r < mr; r++) row[r] = rows[r];
-    UNROLL for (int a = 0; a < mr * panels; a++) acc[a] = _mm512_setzero_si512();
     UNROLL for (int r = 0; r < mr; r++)
         UNROLL for (int i = 0; i < panels; i++) __builtin_prefetch(out + r * p->stride + PYQ_NR * i, 1);
-    quads(acc, row, p->offsets, p->weights, p->steps * 4 * PYQ_NR, p->steps, how, mr, panels);
+    multiply(acc, p, rows, how, mr, panels);
     UNROLL for (int r = 0; r < mr; r++)
         UNROLL for (int i = 0; i < panels; i++) {
             const __m512i y = finished(acc[i * mr + r], f, i, type);
