@@ -87,7 +87,8 @@ def test_one_row_of_large_weights_that_avx2_packed(distribution: str, rng: np.ra
     """Every instruction set runs them; with AVX2's kernels one of them takes several segments, and shorter offsets."""
     before = lib.pyq_get_isa()
     try:
-        for k, n, qmax in ((1021, 2051, 127), (1021, 2051, 16), (33, 70_000, 127), (140_000, 15, 127), (2**18 + 1, 3, 127)):
+        shapes = (1021, 2051, 127), (1021, 2051, 16), (33, 70_000, 127), (140_000, 15, 127), (2**18 + 1, 3, 127)
+        for k, n, qmax in shapes:
             b = quantize(getattr(rng, distribution)(size=(k, n)), "int8", axis=1, qmax=qmax)
             w, a = pack(b, isa="avx2"), full_range(rng, (1, k), "uint8")
             assert (w.quads is None) == (k > 2**18 or w.layouts.isdisjoint(GROUP_SIZE))
